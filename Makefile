@@ -1,0 +1,60 @@
+# Every chore of the project, one word each: `make help`. Needs Python >= 3.11 and make; no root, no Docker, no Node.
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## install everything into .venv (uv when present, else pip; wheels only)
+
+$(VENV)/.ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "foldstream needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose one with: make PYTHON=python3.12 ...")'
+ifdef UV
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --only-binary :all: --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+else
+	@echo "setup: installing about 70 wheels into $(VENV) (once; a minute with pip, seconds with uv)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+endif
+	@touch $@
+
+run: $(VENV)/.ready ## serve everything on http://127.0.0.1:8000 (PORT=8123 make run for another port)
+	@$(BIN)/foldstream dev $(ARGS)
+
+test: $(VENV)/.ready ## run the tests on real embedded Postgres and Valkey
+	$(BIN)/python -m pytest -m "not browser" $(ARGS)
+
+pure: $(VENV)/.ready ## run only the tests that need no service: seconds
+	$(BIN)/python -m pytest -m pure -q $(ARGS)
+
+browser: $(VENV)/.ready ## run the tests of the page in Chromium (which must be installed)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-browser.lock
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+acceptance: $(VENV)/.ready ## print each row of docs/acceptance.md with pass, fail or no test
+	$(BIN)/python -m pytest -m "not browser" -q --acceptance $(ARGS)
+
+bench: $(VENV)/.ready ## measure appends, replay and fan-out on this machine (a minute or two)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+demo: $(VENV)/.ready ## build an app from a prompt and watch it in this terminal
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+lint: $(VENV)/.ready ## ruff: style, bugs, security, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready ## mypy --strict
+	$(BIN)/mypy
+
+clean: ## remove what was built (not .foldstream: that is your data)
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup run test pure browser acceptance bench demo lint types clean
