@@ -1,0 +1,193 @@
+"""SSE: `GET /events/{id}`. The log from the reader's cursor, then live, then `closed`.
+
+Every event carries its version as ``id:``, so a browser that lost its connection comes back with `Last-Event-ID` and
+misses nothing. An EventSource cannot read an error answer; so what goes wrong with a cursor is said in the stream
+(`reset`), and a reader who is at the end of a finished stream gets 204, which tells it to stop coming back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import anyio
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from eventstore.errors import BadRequest
+from eventstore.event import StreamId
+from eventstore.text import iso_millis
+from streaming import wire
+from streaming.cursor import parse_cursor
+from streaming.guard import READ
+from streaming.live import Live, build
+from streaming.tail import Tail
+
+NAME = "sse"
+PAST_THE_END = "the cursor is ahead of the log"
+
+
+class Seat:
+    """A member that holds a bounded number of bytes until its reader takes them."""
+
+    format = staticmethod(wire.sse)
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
+        self._bytes = 0
+        self._version = 0
+        self._news = anyio.Event()
+        self.lagging = False
+
+    def offer(self, chunk: bytes, version: int) -> bool:
+        self._news.set()
+        if self._bytes + len(chunk) > self._max_bytes:
+            self.lagging = True  # what is held is dropped: the reader goes back to the log from what it has sent
+            self._chunks.clear()
+            self._bytes = 0
+            return False
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
+        self._version = version
+        return True
+
+    async def take(self, seconds: float) -> tuple[bytes, int] | None:
+        """What has come, and the version it leads to; None after ``seconds`` of silence or when lagging."""
+        with anyio.move_on_after(seconds):
+            await self._news.wait()
+        self._news = anyio.Event()
+        if not self._chunks:
+            return None
+        taken = b"".join(self._chunks), self._version
+        self._chunks.clear()
+        self._bytes = 0
+        return taken
+
+
+class Stream(EventSourceResponse):
+    """sse-starlette's response; a reader that takes no byte for the write deadline is cut off and counted."""
+
+    def __init__(self, live: Live, frames: AsyncIterator[bytes]) -> None:
+        super().__init__(
+            frames,
+            headers={"Cache-Control": "no-cache, no-transform"},
+            ping=0,  # our heartbeats carry data: they are frames like others
+            sep="\n",
+            send_timeout=live.limits.write_deadline,
+            shutdown_event=live.closing,
+            shutdown_grace_period=1,
+        )
+        self._live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        metrics = self._live.metrics
+        metrics.sse_streams.inc()
+        with metrics.connections.labels(NAME).track_inprogress():
+            try:
+                await super().__call__(scope, receive, send)
+            except SendTimeoutError:
+                metrics.stalled.labels(NAME).inc()
+
+
+async def respond(live: Live, request: Request, stream: StreamId) -> Response:
+    """The answer to one reader. The header wins over the query: browsers repeat the old query when they reconnect."""
+    live.guard.allow_request(request, READ, stream)
+    cursor, unreadable = _cursor(request)
+    async with live.hub.watching(stream) as tail:
+        if cursor and cursor == tail.cursor and tail.is_final:
+            live.metrics.resumes.labels(NAME, "closed").inc()
+            return Response(status_code=204, headers={"Cache-Control": "no-store"})
+    return Stream(live, frames(live, stream, cursor, unreadable))
+
+
+def _cursor(request: Request) -> tuple[int, str]:
+    header = request.headers.get("last-event-id")
+    if header:
+        try:
+            return parse_cursor(header, name="Last-Event-ID"), ""
+        except BadRequest as error:
+            return 0, error.detail
+    query = request.query_params
+    return parse_cursor(query.get("lastEventId") or query.get("last_event_id")), ""
+
+
+async def frames(live: Live, stream: StreamId, cursor: int, unreadable: str = "") -> AsyncIterator[bytes]:
+    """One reader's stream, frame by frame, beginning after ``cursor``."""
+    async with live.hub.watching(stream) as tail:
+        yield _connected(live, tail)
+        if cursor > tail.cursor:
+            await tail.catch_up()
+            if cursor > tail.cursor:
+                unreadable = PAST_THE_END
+        if unreadable:
+            yield wire.sse_control("reset", {"type": "reset", "reason": unreadable, "lastEventId": 0})
+            cursor = 0
+        live.metrics.resumes.labels(NAME, "reset" if unreadable else "resumed" if cursor else "started").inc()
+        async with aclosing(_follow(live, tail, cursor)) as chunks:
+            async for chunk, reached in chunks:
+                yield chunk
+                live.metrics.delivered.labels(NAME).inc()
+                cursor = reached
+                if tail.is_final and cursor == tail.cursor:
+                    break
+        if live.closing.is_set():
+            yield wire.sse_control("drain", {"type": "drain"}, retry_ms=live.limits.retry_ms)
+        else:
+            yield wire.sse_control("closed", {"type": "closed", "lastEventId": cursor})
+
+
+async def _follow(live: Live, tail: Tail, cursor: int) -> AsyncGenerator[tuple[bytes, int], None]:
+    """Chunks and the version each leads to: the log, then live, back to the log when too slow; ends on closing."""
+    if tail.is_final and cursor == tail.cursor:
+        return
+    while not live.closing.is_set():
+        seat = Seat(live.limits.member_bytes)
+        while not tail.enter(seat, cursor):
+            page = await tail.read(cursor)
+            cursor = page[-1].version
+            yield wire.sse(page), cursor
+        try:
+            while not live.closing.is_set():
+                taken = await seat.take(live.limits.heartbeat)
+                if live.closing.is_set():
+                    return
+                if taken is not None:
+                    chunk, cursor = taken
+                    yield chunk, cursor
+                elif seat.lagging:
+                    live.metrics.downgrades.labels(NAME).inc()
+                    break
+                else:
+                    yield _heartbeat(live, tail), cursor
+        finally:
+            tail.leave(seat)
+
+
+def _connected(live: Live, tail: Tail) -> bytes:
+    data = {
+        "type": "connected",
+        "buildId": tail.stream.id,
+        "timestamp": iso_millis(live.now()),
+        "head": tail.cursor,
+        "epoch": live.epoch,
+    }
+    return wire.sse_control("connected", data, retry_ms=live.limits.retry_ms)
+
+
+def _heartbeat(live: Live, tail: Tail) -> bytes:
+    data = {"type": "heartbeat", "timestamp": iso_millis(live.now()), "head": tail.cursor}
+    return wire.sse_control("heartbeat", data)
+
+
+def routes(live: Live) -> list[BaseRoute]:
+    """`GET /events/{id}`."""
+
+    async def events(request: Request) -> Response:
+        return await respond(live, request, build(request.path_params["id"]))
+
+    return [Route("/events/{id}", events)]
