@@ -45,7 +45,13 @@ async def new_events(request: Request) -> tuple[list[NewEvent], int | None]:
         raise BadRequest("Idempotency-Key is not 1 to 200 visible ASCII characters", fix="Send a UUID, for example.")
     request_id = request.scope.get("state", {}).get("sent_request_id")
     news = [
-        NewEvent(one.type, one.data, one.key or _nth(key, index), one.timestamp, one.requestId or request_id)
+        NewEvent(
+            one.type,
+            one.data,
+            _nth(key, index) if one.key is None else one.key,
+            one.timestamp,
+            request_id if one.requestId is None else one.requestId,
+        )
         for index, one in enumerate(posted)
     ]
     return news, _expected(request)

@@ -145,7 +145,8 @@ def test_only_settings_and_commands_read_the_environment(trees: dict[str, ast.Mo
     assert readers - READS_ENVIRONMENT - CLEANS_ENVIRONMENT == set()
 
 
-CLEANS_ENVIRONMENT = {"pipeline/builders/static.py", "pipeline/builders/process.py", "foldstream/services/programs.py"}
+CLEANS_ENVIRONMENT = {"pipeline/builders/command.py", "foldstream/services/process.py"}
+"""They choose what a child process gets to see."""
 
 
 def test_each_file_says_what_it_is(trees: dict[str, ast.Module]) -> None:

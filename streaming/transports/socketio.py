@@ -19,6 +19,7 @@ import socketio
 from engineio.packet import MESSAGE, Packet
 from starlette.routing import BaseRoute, Mount
 
+from eventstore.categories import BY_NAME
 from eventstore.errors import BadRequest, FoldstreamError, Invalid
 from eventstore.event import Event, StreamId
 from eventstore.text import iso_millis
@@ -72,10 +73,12 @@ class Room:
 
     format = staticmethod(packets)
 
-    def __init__(self, sockets: Sockets, stream: StreamId, cursor: int) -> None:
+    def __init__(self, sockets: Sockets, tail: Tail) -> None:
+        stream = tail.stream
         self.name = f"build:{stream.id}" if stream.category == "build" else f"run:{stream}"
-        self.cursor = cursor
+        self.cursor = tail.cursor
         self.users = 0
+        self._tail = tail
         self._sockets = sockets
         self._inside: dict[str, Subscription] = {}
 
@@ -93,6 +96,9 @@ class Room:
                 socket.queue.put_nowait(packet)
         self.cursor = version
         self._sockets.live.metrics.delivered.labels(NAME).inc(len(chunk))
+        if self._tail.is_final:
+            for sid in list(self._inside):
+                self.leave(sid)  # and its subscription says `closed`
         return True
 
     def enter(self, subscription: Subscription) -> None:
@@ -108,11 +114,6 @@ class Room:
             subscription.left_room.set()
             self._sockets.server.manager.basic_leave_room(sid, NAMESPACE, self.name)
 
-    def wake(self) -> None:
-        """Let every subscription inside look at the state of the stream (it may have ended)."""
-        for sid in list(self._inside):
-            self.leave(sid)
-
 
 class Sockets:
     """The Socket.IO server and its subscriptions."""
@@ -121,7 +122,6 @@ class Sockets:
         self.live = live
         self.server = socketio.AsyncServer(
             async_mode="asgi",
-            # None: only the server's own origin. A list would leave that one out.
             cors_allowed_origins=self._allowed,
             json=Json,
             max_http_buffer_size=100_000,
@@ -135,9 +135,10 @@ class Sockets:
         self._rooms: dict[StreamId, Room] = {}
         self._subscriptions: dict[str, dict[StreamId, Subscription]] = {}
 
-    def _allowed(self, origin: str, environ: Mapping[str, Any] | None = None) -> bool:
-        host = (environ or {}).get("HTTP_HOST", "")
-        return origin in self.live.origins or origin.partition("://")[2] == host
+    def _allowed(self, origin: str | None, environ: Mapping[str, Any]) -> bool:
+        if origin is None:  # not a browser's page
+            return True
+        return origin in self.live.origins or origin.partition("://")[2] == environ.get("HTTP_HOST")
 
     async def connect(self, sid: str, environ: Mapping[str, Any], auth: Any = None) -> None:
         """Anybody may connect; rights are asked for with each subscription."""
@@ -257,8 +258,8 @@ class Sockets:
     def _open_room(self, stream: StreamId, tail: Tail) -> Room:
         room = self._rooms.get(stream)
         if room is None:
-            room = self._rooms[stream] = Room(self, stream, tail.cursor)
-            tail.enter(room, tail.cursor)
+            room = self._rooms[stream] = Room(self, tail)
+            tail.enter(room, room.cursor)
         room.users += 1
         return room
 
@@ -275,7 +276,10 @@ def _stream(message: Any) -> StreamId:
         raise Invalid("the message is not an object", fix='Send {"buildId": "..."}')
     run, id_ = message.get("run"), message.get("buildId")
     if isinstance(run, str):
-        return StreamId.parse(run)
+        stream = StreamId.parse(run)
+        if stream.category not in BY_NAME:
+            raise Invalid(f"there is no category {stream.category!r}", pointer="/run")
+        return stream
     if isinstance(id_, (str, int)) and not isinstance(id_, bool):
         return build(str(id_))
     raise Invalid("buildId is missing", fix='Send {"buildId": "..."}', pointer="/buildId")

@@ -14,7 +14,7 @@ from streaming.cursor import MAX_VERSION, Step, parse_cursor, step
 
 pytestmark = pytest.mark.pure
 
-VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "cursor.json").read_text())["cases"]
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "cursor.json").read_text())
 
 
 @pytest.mark.parametrize("case", VECTORS, ids=str)
