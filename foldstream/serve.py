@@ -20,7 +20,7 @@ import anyio
 import uvicorn
 import uvloop
 
-from eventstore.errors import CannotStart
+from eventstore.errors import CannotStart, FoldstreamError
 from foldstream.migrations import migrate
 from foldstream.service import Service, open_service
 from foldstream.services import Services, local_services
@@ -51,8 +51,23 @@ def run(plan: Plan) -> int:
             settings.data_dir, database_url=settings.database_url or None, redis_url=settings.redis_url or None
         ) as services,
     ):
-        uvloop.run(_main(plan, services))
+        try:
+            uvloop.run(_main(plan, services))
+        except BaseExceptionGroup as group:
+            # Task groups wrap what goes wrong inside them; a person wants the one sentence.
+            raise next(iter(_foreseen(group)), group) from None
     return 0
+
+
+def _foreseen(group: BaseExceptionGroup[BaseException]) -> list[FoldstreamError]:
+    """The errors of ours in a group, however deep."""
+    found: list[FoldstreamError] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found.extend(_foreseen(error))
+        elif isinstance(error, FoldstreamError):
+            found.append(error)
+    return found
 
 
 @contextmanager

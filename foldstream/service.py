@@ -92,7 +92,7 @@ async def open_service(settings: Settings, services: Services) -> AsyncIterator[
             origins=settings.origins,
             limits=Limits(body_bytes=settings.body_bytes, heartbeat=settings.heartbeat),
         )
-        pipeline = Pipeline(store, services.database_url, _pipeline_settings(settings))
+        pipeline = Pipeline(store, states, services.database_url, _pipeline_settings(settings))
 
         def mint(stream: StreamId) -> str:
             return signer.mint(str(stream), (READ, WRITE), now(), new_id())

@@ -40,14 +40,19 @@ def run(args: argparse.Namespace) -> int:
             settings = replace(settings, public_url=f"http://127.0.0.1:{settings.port}")
 
     def ready(settings: Settings) -> None:
-        if args.json:
-            print(orjson.dumps({"url": settings.public_url, "dataDir": str(settings.data_dir)}).decode(), flush=True)  # noqa: T201
-        else:
-            print(banner(settings), file=sys.stderr, flush=True)  # noqa: T201
+        say_ready(settings, banner(settings), as_json=args.json)
         if args.open:
             webbrowser.open(f"{settings.public_url}/ui/")
 
     return run_plan(Plan(settings, listener, worker=True, migrate=True, ready=ready))
+
+
+def say_ready(settings: Settings, words: str, *, as_json: bool) -> None:
+    """Where the first request would be answered now: for people on stderr, for scripts as one JSON line on stdout."""
+    if as_json:
+        print(orjson.dumps({"url": settings.public_url, "dataDir": str(settings.data_dir)}).decode(), flush=True)  # noqa: T201
+    else:
+        print(words, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def with_flags(settings: Settings, args: argparse.Namespace) -> Settings:

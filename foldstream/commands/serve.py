@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 
 from eventstore.errors import CannotStart
@@ -38,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         settings = replace(settings, public_url=f"http://127.0.0.1:{settings.port}")
 
     def ready(settings: Settings) -> None:
-        print(f"foldstream serve   {settings.public_url}   auth {'on' if settings.auth else 'OFF'}", file=sys.stderr)  # noqa: T201
+        words = f"foldstream serve   {settings.public_url}   auth {'on' if settings.auth else 'OFF'}"
+        dev.say_ready(settings, words, as_json=args.json)
 
     return run_plan(Plan(settings, listener, worker=args.worker, migrate=args.migrate, ready=ready))
