@@ -18,7 +18,8 @@ URL = os.environ.get("FOLDSTREAM_URL", "http://127.0.0.1:8000")
 
 def tell(build: str, type_: str, **data: object) -> int:
     """Append one event and return its id."""
-    body = json.dumps({"type": type_, "data": data, "key": f"{type_}:{data.get('taskName', '')}"}).encode()
+    key = f"{type_}:{data.get('taskName', '')}".replace(" ", "-")
+    body = json.dumps({"type": type_, "data": data, "key": key}).encode()
     request = urllib.request.Request(f"{URL}/api/builds/{build}/events", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         return int(json.load(answer)["id"])

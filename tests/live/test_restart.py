@@ -1,4 +1,4 @@
-"""`foldstream dev`, everything in one: killed and started again in the middle of a build, with Redis flushed on the way."""
+"""`foldstream dev`: killed and started again in the middle of a build, with Redis flushed on the way."""
 
 from __future__ import annotations
 
