@@ -95,11 +95,14 @@ def _utc(at: datetime | None, pointer: str) -> datetime | None:
         return None
     if at.tzinfo is None:
         raise Invalid("the time has no zone", fix="Send it as 2025-07-22T07:15:20.107Z", pointer=pointer)
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise Invalid("the time lies outside the years 1 to 9999", pointer=pointer) from error
 
 
 def _request_id(request_id: str | None, where: str) -> str | None:
-    if request_id is not None and not KEY.fullmatch(request_id):
+    if request_id is not None and not (isinstance(request_id, str) and KEY.fullmatch(request_id)):
         raise Invalid("the request id is not 1 to 200 visible ASCII characters", pointer=f"{where}/requestId")
     return request_id
 

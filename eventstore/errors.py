@@ -120,6 +120,15 @@ class Unavailable(FoldstreamError):
         super().__init__(detail, retry_after=retry_after)
 
 
+class Unreachable(FoldstreamError):
+    """The server cannot be reached."""
+
+    status = 503
+    code = "unreachable"
+    retryable = True
+    fix = "Start it with `foldstream dev`, or set FOLDSTREAM_URL to the server's address."
+
+
 class StepFailed(FoldstreamError):
     """A step of a build failed."""
 

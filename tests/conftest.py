@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from foldstream.services import postgres, valkey
+from tests.processes import Foldstream, running
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +88,10 @@ async def _new_database(server: str, template: str = "") -> AsyncIterator[str]:
             yield urlsplit(server)._replace(path=f"/{name}").geturl()
         finally:
             await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Foldstream]:
+    """`foldstream dev` as a process of its own; its ``url`` answers. Choose ids that nobody else uses."""
+    async with running(tmp_path_factory.mktemp("service") / "data", "dev", "--port", "0") as foldstream:
+        yield foldstream

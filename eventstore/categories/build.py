@@ -19,6 +19,8 @@ from eventstore.event import Event
 from eventstore.fold import At, Fold
 from eventstore.text import iso_millis
 
+MOST_TASKS = 100_000
+MOST_SECONDS = 10_000_000
 FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -72,24 +74,32 @@ def _at_least(state: Build, progress: float) -> Build:
     return replace(state, progress=max(state.progress, min(99, int(progress))))
 
 
+def _number(data: Mapping[str, Any], name: str, high: float) -> float:
+    """A number from 0 to ``high``, 0 for anything else: not every door checks what comes in; a fold never raises."""
+    value = data.get(name)
+    return min(max(value, 0), high) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+
+
 def _fail(state: Build, event: Event, error: object) -> Build:
     return replace(state, status="failed", error=str(error), ended_at=event.at)
 
 
 def _with_plan(state: Build, data: Mapping[str, Any]) -> Build:
     plan = data.get("plan")
-    if not isinstance(plan, Mapping):
-        return replace(state, task_count=int(data.get("taskCount") or 0))
+    listed = plan.get("tasks") if isinstance(plan, Mapping) else None
+    if not isinstance(listed, list):
+        return replace(state, task_count=int(_number(data, "taskCount", MOST_TASKS)))
     known = {task.id: task for task in state.tasks}
     tasks = tuple(
         replace(
-            known.get(raw["id"], Task(raw["id"], raw["name"])),
-            name=raw["name"],
+            known.get(str(raw.get("id")), Task(str(raw.get("id")), "")),
+            name=str(raw.get("name") or raw.get("id")),
             description=str(raw.get("description") or ""),
-            estimate=raw.get("estimatedDuration"),
+            estimate=_number(raw, "estimatedDuration", MOST_SECONDS) if "estimatedDuration" in raw else None,
             spec=raw,
         )
-        for raw in plan["tasks"]
+        for raw in listed
+        if isinstance(raw, Mapping)
     )
     return replace(state, tasks=tasks, task_count=len(tasks))
 
@@ -173,7 +183,7 @@ def _build_completed(state: Build, event: Event, data: Mapping[str, Any]) -> Bui
 
 
 def _deploy_progress(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
-    return _at_least(replace(state, status="deploying"), 80 + 19 * float(data.get("progress") or 0) / 100)
+    return _at_least(replace(state, status="deploying"), 80 + 19 * _number(data, "progress", 100) / 100)
 
 
 def _deploy_completed(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
@@ -196,7 +206,7 @@ def _run_started(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
 
 
 def _run_output(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
-    return _at_least(state, float(data.get("progress") or 0))
+    return _at_least(state, _number(data, "progress", 100))
 
 
 def _run_completed(state: Build, event: Event, data: Mapping[str, Any]) -> Build:

@@ -107,8 +107,10 @@ def _build_severity(data: dict[str, Any]) -> None:
 
 def _fault_severity(data: dict[str, Any]) -> None:
     _one_of(data, "severity", ("soft", "fatal"))
-    data.setdefault("severity", "fatal")
-    data.setdefault("retryable", data["severity"] == "soft")
+    if data.get("severity") is None:
+        data["severity"] = "fatal"
+    if data.get("retryable") is None:
+        data["retryable"] = data["severity"] == "soft"
 
 
 def _code(data: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The implementations of `eventstore.store`: postgres, and memory, its twin for tests and small programs."""

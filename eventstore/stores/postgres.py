@@ -1,0 +1,198 @@
+"""PostgresStore: the log in Postgres. See `schema.sql` for the theory of its order, `batch` for that of its commits.
+
+append -> admit -> Writer (queue, batches) -> append_events() in one transaction -> announce -> the callers' answers
+read, read_all, heads, recent: one statement each, on any connection of the pool
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+
+import psycopg
+
+from eventstore.admit import MAX_DATA_BYTES, admit
+from eventstore.errors import CannotStart, FoldstreamError, Unavailable
+from eventstore.event import START, Event, NewEvent, Position, StreamId
+from eventstore.store import PAGE, Also, Announce, Listed
+from eventstore.stores import statements
+from eventstore.stores.connections import Connection, Connections, fetch, first_line, translate
+from eventstore.stores.statements import Recorded, Row
+from eventstore.stores.writer import Answer, Lost, Pending, Refused, Writer
+
+log = logging.getLogger(__name__)
+
+NOTHING = "; nothing was recorded"
+
+
+def silent(events: Sequence[Event]) -> None:
+    """Announces to nobody."""
+
+
+class PostgresStore:
+    """`Store` and `Index` over the Postgres at ``dsn``, which `migrate` has prepared. Open it with ``async with``.
+
+    announce         is called with new events after their commit, in order of version for each stream.
+    max_data_bytes   the most that the data of one event may take, encoded.
+    smallest, largest  connections that are kept, and that are opened at most.
+    patience         seconds: what takes longer is given up with Unavailable. A call may wait twice: for its turn and
+                     for the database.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        announce: Announce = silent,
+        max_data_bytes: int = MAX_DATA_BYTES,
+        smallest: int = 2,
+        largest: int = 8,
+        patience: float = 5.0,
+    ) -> None:
+        self._announce = announce
+        self._max_data_bytes = max_data_bytes
+        self._connections = Connections(dsn, smallest=smallest, largest=largest, patience=patience)
+        self._writer = Writer(self._commit, lanes=max(1, largest // 2), patience=patience)
+        self._is_ours: bool | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises Unavailable when Postgres does not answer, CannotStart when it holds no log."""
+        await self._connections.open()
+        try:
+            [(is_ready,)] = await self._connections.fetch(statements.IS_READY)
+            if not is_ready:
+                raise CannotStart("the database has no log in it", fix="Run `foldstream migrate`.")
+        except BaseException:
+            await self._connections.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish the appends that wait, then disconnect."""
+        await self._writer.close()
+        await self._connections.close()
+
+    async def __aenter__(self) -> PostgresStore:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def append(
+        self, stream: StreamId, events: Sequence[NewEvent], *, expected: int | None = None, also: Also | None = None
+    ) -> list[Event]:
+        """See `Store.append`. ``also`` gets the psycopg connection, in a transaction, acting as `foldstream_app`."""
+        drafts = admit(stream, events, max_data_bytes=self._max_data_bytes)
+        return await self._writer.write(Pending(stream, drafts, expected, alone=also is not None, also=also))
+
+    async def read(self, stream: StreamId, after: int = 0, limit: int = PAGE) -> list[Event]:
+        """See `Store.read`."""
+        rows = await self._connections.fetch(statements.READ, (after, limit, stream.category, stream.id))
+        return [statements.event_of(stream, row) for row in rows]
+
+    async def read_all(self, after: Position = START, limit: int = PAGE) -> list[Event]:
+        """See `Store.read_all`. An open transaction that writes, in any database of the server, holds events back.
+
+        Raises CannotStart for a log that was restored into another cluster, where transactions are numbered anew.
+        """
+        if self._is_ours is None:
+            [(foreign,)] = await self._connections.fetch(statements.FROM_ANOTHER_CLUSTER)
+            self._is_ours = not foreign
+        if not self._is_ours:
+            raise CannotStart(
+                "the log comes from a cluster that numbered its transactions higher: read_all would stand still",
+                fix="Restore a physical copy of the cluster (pg_basebackup), not a dump. Single streams read as ever.",
+            )
+        rows = await self._connections.fetch(statements.READ_ALL, (after.transaction, after.number, limit))
+        return [statements.event_of(StreamId(row[0].decode(), row[1].decode()), row[2:]) for row in rows]
+
+    async def heads(self, streams: Iterable[StreamId]) -> Mapping[StreamId, int]:
+        """See `Store.heads`."""
+        asked = list(streams)
+        names = ([stream.category for stream in asked], [stream.id for stream in asked])
+        rows = await self._connections.fetch(statements.HEADS, names) if asked else []
+        return {asked[number - 1]: version for number, version in rows}
+
+    async def recent(self, category: str, limit: int = 100, before: StreamId | None = None) -> list[Listed]:
+        """See `Index.recent`."""
+        asked = {"category": category, "before": before.id if before else None, "limit": limit}
+        rows = await self._connections.fetch(statements.RECENT, asked)
+        return [Listed(StreamId(category, id_.decode()), head, statements.utc(born)) for id_, head, born in rows]
+
+    async def epoch(self) -> str:
+        """See `Index.epoch`."""
+        [(epoch,)] = await self._connections.fetch(statements.EPOCH)
+        return str(epoch.decode())
+
+    async def ping(self) -> None:
+        """See `Index.ping`."""
+        await self._connections.fetch("SELECT 1")
+
+    async def _commit(self, groups: Sequence[Pending]) -> list[Answer]:
+        """Write these appends in one transaction, then announce what is new: the writer's `Commit`."""
+        async with self._connections.take() as connection:
+            if groups[0].also is not None:
+                found = await self._record_with(connection, groups[0], groups[0].also)
+            else:
+                try:
+                    found = await _record(connection, groups)
+                except psycopg.Error as error:
+                    if connection.closed:
+                        raise Lost(f"Postgres: {first_line(error)}") from error
+                    raise Refused(translate(error, NOTHING)) from error
+        news = [
+            event
+            for group, result in zip(groups, found, strict=True)
+            if isinstance(result, Recorded)
+            for event in (result.events if group.doubtful else result.fresh)
+        ]
+        if news:
+            self._tell(news)
+        return [result.events if isinstance(result, Recorded) else result for result in found]
+
+    async def _record_with(self, connection: Connection, group: Pending, also: Also) -> Sequence[_Found]:
+        """One append and the work that joins its transaction."""
+        ending = False
+        try:
+            async with connection.transaction():
+                [found] = await _record(connection, [group])
+                if isinstance(found, Recorded) and found.fresh:
+                    try:
+                        await also(connection)
+                    except Exception as error:
+                        raise _Joined(error) from error
+                ending = True
+        except _Joined as joined:
+            if connection.closed:
+                raise Unavailable(f"Postgres: the connection was lost{NOTHING}") from joined.error
+            return [joined.error]
+        except psycopg.Error as error:
+            if connection.closed and ending:
+                raise Lost(f"Postgres: {first_line(error)}") from error
+            raise Refused(translate(error, NOTHING)) from error
+        return [found]
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        try:
+            self._announce(events)
+        except Exception:  # boundary: announcing; the events are recorded, and viewers find them in the log
+            log.exception("announcing %d events failed", len(events))
+
+
+_Found = Recorded | FoldstreamError | Exception
+
+
+class _Joined(Exception):
+    """The work that joins an append's transaction failed."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+async def _record(connection: Connection, groups: Sequence[Pending]) -> list[Recorded | FoldstreamError]:
+    rows = await fetch(connection, statements.APPEND, statements.append_arguments(groups))
+    return statements.outcomes(groups, [Row(*row) for row in rows])

@@ -1,0 +1,184 @@
+"""The SQL of the Postgres store, and the translation between its rows and our words. Pure: no connection, no clock.
+
+`schema.sql` holds append_events(), the one statement that writes; what it promises is said there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from eventstore.admit import Draft
+from eventstore.errors import Conflict, FoldstreamError, KeyReused, Sealed
+from eventstore.event import Event, Position, StreamId
+from eventstore.stores.batch import Group
+
+APPEND = """
+SELECT outcome, version, head, at, tx::text::bigint, position, type, data, request_id
+FROM append_events(%b::int[], %b::text[], %b::text[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[],
+                   %b::text[])
+ORDER BY ord
+"""
+
+# LATERAL here and below: one look-up after the other, never a join over whole tables, whatever the planner believes of
+# their size at the moment in which it makes a session's plan. Here it also makes the page one range of a primary key.
+READ = """
+SELECT e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id
+FROM streams s CROSS JOIN LATERAL (
+    SELECT * FROM events e WHERE e.part = s.part AND e.sid = s.sid AND e.version > %s ORDER BY e.version LIMIT %s
+) e
+WHERE s.category = %s AND s.id = %s
+ORDER BY e.version
+"""
+
+# Behind the cursor and below every open transaction. `e.tx` and no alias: ORDER BY would take the alias, which is text.
+READ_ALL = """
+SELECT s.category, s.id, e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id
+FROM (
+    SELECT * FROM events
+    WHERE (tx, position) > (%s::text::xid8, %s::bigint) AND tx < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY tx, position LIMIT %s
+) e CROSS JOIN LATERAL (SELECT category, id FROM streams s WHERE s.sid = e.sid OFFSET 0) s
+ORDER BY e.tx, e.position
+"""
+
+HEADS = """
+SELECT u.ord, s.version
+FROM unnest(%b::text[], %b::text[]) WITH ORDINALITY u (category, id, ord)
+CROSS JOIN LATERAL (
+    SELECT version FROM streams s WHERE s.category = u.category AND s.id = u.id AND s.version > 0 OFFSET 0
+) s
+"""
+
+RECENT = """
+SELECT id, version, created_at FROM streams
+WHERE category = %(category)s AND version > 0
+  AND sid < CASE WHEN %(before)s::text IS NULL THEN 9223372036854775807
+                 ELSE (SELECT sid FROM streams WHERE category = %(category)s AND id = %(before)s) END
+ORDER BY sid DESC LIMIT %(limit)s
+"""
+
+IS_READY = "SELECT to_regclass('streams') IS NOT NULL"
+
+EPOCH = "SELECT epoch::text FROM meta"
+
+# Of a log that was restored from a dump into a younger cluster, the transactions lie in the future of that cluster.
+FROM_ANOTHER_CLUSTER = """
+SELECT coalesce((SELECT e.tx FROM events e ORDER BY e.tx DESC, e.position DESC LIMIT 1)
+                >= pg_snapshot_xmax(pg_current_snapshot()), false)
+"""
+
+
+class Row(NamedTuple):
+    """One row of APPEND: what became of one event."""
+
+    outcome: bytes
+    version: int | None
+    head: int
+    at: datetime | None
+    tx: int | None
+    position: int | None
+    type: bytes | None
+    data: bytes | None
+    request_id: bytes | None
+
+
+def append_arguments(groups: Sequence[Group]) -> tuple[list[Any], ...]:
+    """The arrays of APPEND: one element an event."""
+    drafts = [draft for group in groups for draft in group.drafts]
+    each = [(number, group) for number, group in enumerate(groups) for _ in group.drafts]
+    return (
+        [number for number, _ in each],
+        [group.stream.category for _, group in each],
+        [group.stream.id for _, group in each],
+        [group.expected for _, group in each],
+        [draft.type for draft in drafts],
+        [draft.json.decode() for draft in drafts],
+        [draft.key for draft in drafts],
+        [draft.at for draft in drafts],
+        [draft.request_id for draft in drafts],
+    )
+
+
+class Recorded(NamedTuple):
+    """What became of an append that was not refused. fresh: those of its events that were recorded just now."""
+
+    events: list[Event]
+    fresh: list[Event]
+
+
+def outcomes(groups: Sequence[Group], rows: Sequence[Row]) -> list[Recorded | FoldstreamError]:
+    """What became of each append, from the rows of all its events."""
+    found: list[Recorded | FoldstreamError] = []
+    start = 0
+    for group in groups:
+        stop = start + len(group.drafts)
+        found.append(_outcome(group, rows[start:stop]))
+        start = stop
+    return found
+
+
+def _outcome(group: Group, rows: Sequence[Row]) -> Recorded | FoldstreamError:
+    events, fresh = [], []
+    for draft, row in zip(group.drafts, rows, strict=True):
+        if row.outcome == b"appended":
+            event = _event(group.stream, draft, row)
+            fresh.append(event)
+        elif row.outcome == b"duplicate":
+            event = _first_recording(group.stream, row)
+        elif row.outcome == b"refused":  # another event of this append says why
+            continue
+        else:
+            return _refusal(group, draft, row)
+        events.append(event)
+    return Recorded(events, fresh)
+
+
+def _refusal(group: Group, draft: Draft, row: Row) -> FoldstreamError:
+    if row.outcome == b"conflict":
+        assert group.expected is not None
+        return Conflict(group.stream, group.expected, row.head)
+    if row.outcome == b"reused":
+        return KeyReused(f"the key {draft.key!r} of {group.stream} was used before for another event")
+    return Sealed(f"{group.stream} is sealed at version {row.head}: nothing more is recorded in it")
+
+
+def _event(stream: StreamId, draft: Draft, row: Row) -> Event:
+    assert row.version is not None
+    assert row.at is not None
+    return Event(stream, row.version, _position(row), draft.type, draft.json, utc(row.at), draft.request_id)
+
+
+def _first_recording(stream: StreamId, row: Row) -> Event:
+    assert row.version is not None
+    assert row.at is not None
+    assert row.type is not None
+    assert row.data is not None
+    request_id = row.request_id.decode() if row.request_id is not None else None
+    return Event(stream, row.version, _position(row), row.type.decode(), row.data, utc(row.at), request_id)
+
+
+def _position(row: Row) -> Position:
+    assert row.tx is not None
+    assert row.position is not None
+    return Position(row.tx, row.position)
+
+
+def utc(at: datetime) -> datetime:
+    """The connection's time zone is UTC already; this gives the times Python's own object for it."""
+    return at.replace(tzinfo=UTC)
+
+
+def event_of(stream: StreamId, row: Sequence[Any]) -> Event:
+    """A row of READ: version, tx, position, type, data, at, request_id; text as bytes, times in UTC."""
+    version, tx, position, type_, data, at, request_id = row
+    return Event(
+        stream=stream,
+        version=version,
+        position=Position(tx, position),
+        type=type_.decode(),
+        json=data,
+        at=utc(at),
+        request_id=request_id.decode() if request_id is not None else None,
+    )

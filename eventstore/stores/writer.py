@@ -1,0 +1,243 @@
+"""Writer: takes the appends of many callers, has them committed in batches, and gives each caller its own answer.
+
+It knows queues, deadlines and who may be tried again; it knows no SQL. What it does next is decided at once in
+`_advance`, from `batch.plan`; what must be awaited runs in tasks of the writer's own, so that a caller who goes away
+takes neither the others nor his own half-done append with him.
+
+An append whose connection was lost while it was being committed may or may not be recorded. If every event of it has a
+key, asking again answers that; otherwise the caller is told that nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eventstore.errors import FoldstreamError, Unavailable
+from eventstore.event import Event, StreamId
+from eventstore.store import Also
+from eventstore.stores.batch import MOST, Group, plan
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = "whether the append was recorded is unknown"
+
+Answer = list[Event] | Exception
+"""What an append comes to: its events as recorded, or what to raise in its caller."""
+
+
+class Lost(Exception):
+    """The connection was lost while the write was being committed: nobody knows whether it was."""
+
+
+class Refused(Exception):
+    """The database refused the whole write: nothing was recorded. error: what to tell a caller who wrote alone."""
+
+    def __init__(self, error: FoldstreamError) -> None:
+        self.error = error
+        super().__init__(error.detail)
+
+
+@dataclass(eq=False, slots=True)
+class Pending(Group):
+    """A group and its caller. until: loop time of its last attempt. doubtful: it may be recorded already."""
+
+    also: Also | None = None
+    answer: asyncio.Future[Answer] | None = None
+    until: float = 0.0
+    doubtful: bool = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Writing it twice records it once."""
+        return self.also is None and all(draft.key is not None for draft in self.drafts)
+
+
+Commit = Callable[[Sequence[Pending]], Awaitable[Sequence[Answer]]]
+"""Writes groups in one transaction and announces what is new: an answer for each. Raises Lost, Refused, or Unavailable
+when nothing was recorded."""
+
+
+class Writer:
+    """The queue before `commit`.
+
+    most      events in one commit.
+    room      appends that may wait; the next ones are held at the door.
+    lanes     appends that may be written alone at the same time, beside the batch.
+    patience  seconds that an append may spend before its last attempt is begun.
+    """
+
+    def __init__(
+        self, commit: Commit, *, most: int = MOST, room: int = 2000, lanes: int = 4, patience: float = 5.0
+    ) -> None:
+        self._commit = commit
+        self._most = most
+        self._lanes = lanes
+        self._patience = patience
+        self._door = asyncio.Semaphore(room)
+        self._waiting: list[Pending] = []
+        self._busy: set[StreamId] = set()
+        self._alone = 0
+        self._writing = False
+        self._called = False
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def write(self, group: Pending) -> list[Event]:
+        """The events of ``group`` as recorded. Raises what its answer says, and Unavailable when its time is over."""
+        loop = asyncio.get_running_loop()
+        group.until = loop.time() + self._patience
+        try:
+            async with asyncio.timeout_at(group.until):
+                await self._door.acquire()
+        except TimeoutError:
+            raise Unavailable("too many appends are waiting already; nothing was recorded") from None
+        try:
+            return await self._answer_to(group, loop)
+        finally:
+            self._door.release()
+
+    async def close(self) -> None:
+        """Take no more appends, finish those that wait, as far as patience goes."""
+        self._closed = True
+        self._advance()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        while self._tasks and loop.time() < until:
+            await asyncio.wait(self._tasks, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+        for group in self._waiting:
+            _give(group, Unavailable(f"the store is closed; {_state(group)}"))
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _answer_to(self, group: Pending, loop: asyncio.AbstractEventLoop) -> list[Event]:
+        if self._closed:
+            raise Unavailable("the store is closed; nothing was recorded")
+        group.answer = loop.create_future()
+        self._waiting.append(group)
+        self._call(loop)
+        clock = loop.call_at(group.until, self._expire, group)
+        try:
+            answer = await group.answer
+        except asyncio.CancelledError:
+            self._withdraw(group)
+            raise
+        finally:
+            clock.cancel()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _withdraw(self, group: Pending) -> bool:
+        """True if it was still waiting. What is being written is written."""
+        if group in self._waiting:
+            self._waiting.remove(group)
+            return True
+        return False
+
+    def _expire(self, group: Pending) -> None:
+        if self._withdraw(group):
+            seconds = f"{self._patience:g} seconds"
+            _give(group, Unavailable(f"the append was not written within {seconds}; {_state(group)}"))
+
+    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Advance after all that is ready to run now has run, so that what arrives together is written together."""
+        if not self._called:
+            self._called = True
+            loop.call_soon(self._advance)
+
+    def _advance(self) -> None:
+        """Start every write that may start now."""
+        self._called = False
+        if not self._waiting or (self._writing and not any(group.alone for group in self._waiting)):
+            return
+        most = 0 if self._writing else self._most
+        chosen = plan(self._waiting, busy=self._busy, most=most, lanes=self._lanes - self._alone)
+        self._waiting = chosen.left
+        if chosen.batch:
+            self._writing = True
+            self._busy.update(group.stream for group in chosen.batch)
+            self._start(self._write_batch(chosen.batch))
+        for group in chosen.alone:
+            self._alone += 1
+            self._busy.add(group.stream)
+            self._start(self._write_alone(group))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _write_batch(self, groups: list[Pending]) -> None:
+        try:
+            await self._write(groups)
+        finally:
+            self._writing = False
+            self._busy.difference_update(group.stream for group in groups)
+            self._advance()
+
+    async def _write_alone(self, group: Pending) -> None:
+        try:
+            await self._write([group])
+        finally:
+            self._alone -= 1
+            self._busy.discard(group.stream)
+            self._advance()
+
+    async def _write(self, groups: list[Pending]) -> None:
+        try:
+            answers = await self._commit(groups)
+        except Lost as lost:
+            self._after_loss(groups, lost)
+        except Refused as refused:
+            self._after_refusal(groups, refused.error)
+        except Unavailable as error:
+            for group in groups:  # an exception of its own for each: they are raised in different tasks
+                _give(group, Unavailable(error.detail))
+        except asyncio.CancelledError:  # the store is being closed, and the database does not answer
+            for group in groups:
+                _give(group, Unavailable(f"the store was closed; {UNKNOWN}"))
+            raise
+        except Exception:  # boundary: one write; a bug in it must not leave its callers waiting for ever
+            log.exception("a write of %d appends failed", len(groups))
+            for group in groups:
+                _give(group, Unavailable(f"the write failed inside the store; {UNKNOWN}"))
+        else:
+            for group, answer in zip(groups, answers, strict=True):
+                _give(group, answer)
+
+    def _after_loss(self, groups: list[Pending], lost: Lost) -> None:
+        """Ask again where that is safe; the others get the truth, which is that nobody knows."""
+        again = []
+        for group in groups:
+            if group.repeatable and not self._closed and asyncio.get_running_loop().time() < group.until:
+                group.doubtful = True
+                again.append(group)
+            else:
+                _give(group, Unavailable(f"{lost}; {UNKNOWN}"))
+        self._waiting[:0] = [group for group in again if group.answer and not group.answer.done()]
+
+    def _after_refusal(self, groups: list[Pending], error: FoldstreamError) -> None:
+        """One of many may be to blame: let each try for itself, so that the bad one fails alone."""
+        if len(groups) == 1:
+            _give(groups[0], error)
+            return
+        log.warning("a batch of %d appends was refused, each is tried alone: %s", len(groups), error.detail)
+        for group in groups:
+            group.alone = True
+        self._waiting[:0] = [group for group in groups if group.answer and not group.answer.done()]
+
+
+def _state(group: Pending) -> str:
+    """Of an append that waits."""
+    return UNKNOWN if group.doubtful else "nothing was recorded"
+
+
+def _give(group: Pending, answer: Answer) -> None:
+    if group.answer is not None and not group.answer.done():
+        group.answer.set_result(answer)
