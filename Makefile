@@ -33,13 +33,19 @@ test: $(VENV)/.ready ## run the tests on real embedded Postgres and Valkey
 pure: $(VENV)/.ready ## run only the tests that need no service: seconds
 	$(BIN)/python -m pytest -m pure -q $(ARGS)
 
-browser: $(VENV)/.ready ## run the tests of the page in Chromium (which must be installed)
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-browser.lock
+browser: $(VENV)/.browser ## run the tests of the page in Chromium (which must be installed)
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-acceptance: $(VENV)/.ready ## print each row of docs/acceptance.md with pass, fail or no test
-	$(BIN)/python -m pytest -m "not browser" -q --acceptance $(ARGS)
+$(VENV)/.browser: $(VENV)/.ready requirements-browser.lock
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python --only-binary :all: --require-hashes -r requirements-browser.lock
+else
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-browser.lock
+endif
+	@touch $@
+
+acceptance: $(VENV)/.browser ## run everything and print each row of docs/acceptance.md: pass, fail or no test
+	$(BIN)/python -m pytest -q --acceptance $(ARGS)
 
 bench: $(VENV)/.ready ## measure appends, replay and fan-out on this machine (a minute or two)
 	$(BIN)/python -m benchmarks $(ARGS)
