@@ -47,8 +47,17 @@ endif
 acceptance: $(VENV)/.browser ## run everything and print each row of docs/acceptance.md: pass, fail or no test
 	$(BIN)/python -m pytest -q --acceptance $(ARGS)
 
-bench: $(VENV)/.ready ## measure appends, replay and fan-out on this machine (a minute or two)
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.ready ## measure appends, replay and fan-out beside others' (seven minutes; ARGS=--quick: a check)
+	$(BIN)/python -m benchmarks all $(ARGS)
+
+bench-append: $(VENV)/.ready ## appends beside pgbench, psycopg one by one, COPY
+	$(BIN)/python -m benchmarks append $(ARGS)
+
+bench-read: $(VENV)/.ready ## replay beside decoding and encoding again
+	$(BIN)/python -m benchmarks read $(ARGS)
+
+bench-push: $(VENV)/.ready ## fan-out beside plain sse-starlette and python-socketio
+	$(BIN)/python -m benchmarks push $(ARGS)
 
 demo: $(VENV)/.ready ## build an app from a prompt and watch it in this terminal
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -63,4 +72,4 @@ types: $(VENV)/.ready ## mypy --strict
 clean: ## remove what was built (not .foldstream: that is your data)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup run test pure browser acceptance bench demo lint types clean
+.PHONY: help setup run test pure browser acceptance bench bench-append bench-read bench-push demo lint types clean

@@ -10,7 +10,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -19,7 +19,7 @@ from eventstore.errors import FoldstreamError
 from streaming.edge import Edge
 from streaming.live import Live
 from streaming.metrics import CONTENT_TYPE
-from streaming.problem import on_foldstream_error, on_http_exception, on_unexpected
+from streaming.problem import on_client_gone, on_foldstream_error, on_http_exception, on_unexpected
 from streaming.transports import TRANSPORTS
 
 UI = Path(__file__).parent / "ui"
@@ -59,6 +59,7 @@ def create_app(
         exception_handlers={
             FoldstreamError: on_foldstream_error,
             HTTPException: on_http_exception,
+            ClientDisconnect: on_client_gone,
             Exception: on_unexpected,
         },
         lifespan=lifespan,

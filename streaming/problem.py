@@ -72,6 +72,11 @@ def on_http_exception(request: Request, error: Exception) -> Response:
     return response
 
 
+def on_client_gone(request: Request, error: Exception) -> Response:
+    """Exception handler: the client hung up before it had sent its request. Nobody reads the answer."""
+    return problem_response(BadRequest("the request ended before its body did"), _request_id(request))
+
+
 def on_unexpected(request: Request, error: Exception) -> Response:
     """Exception handler: a defect of ours. The traceback goes to the log, the request id to the client."""
     log.error("unexpected error on %s %s", request.method, request.url.path, exc_info=error)

@@ -119,7 +119,7 @@ class RedisBus:
         while True:
             connection: AbstractConnection = self._listener.make_connection()  # type: ignore[no-untyped-call]
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("SUBSCRIBE", self._alive, *self._watched, check_health=False)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._ping, connection)

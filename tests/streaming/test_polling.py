@@ -334,3 +334,17 @@ async def test_metrics_count_what_was_appended(served: Served) -> None:
 @pytest.mark.req("S3-44")
 async def test_health_says_what_answers(served: Served) -> None:
     assert await get(served, "/health") == {"status": "ok", "postgres": "ok", "redis": "ok", "queue": "ok"}
+
+
+async def test_a_client_that_hangs_up_in_its_body_is_no_defect_of_ours(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    async with await anyio.connect_tcp(host, int(port)) as socket:
+        await socket.send(b"POST /api/builds/27/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{")
+    sample = 'foldstream_request_seconds_count{method="POST",status="400"} 1.0'
+    with anyio.fail_after(10):
+        while sample not in (await served.client.get("/metrics")).text:
+            await anyio.sleep(0.01)
+    assert "unexpected" not in caplog.text
+    assert (await get(served, "/api/builds/27/events"))["events"] == []
