@@ -30,8 +30,8 @@ run: $(VENV)/.ready ## serve everything on http://127.0.0.1:8000 (PORT=8123 make
 test: $(VENV)/.ready ## run the tests on real embedded Postgres and Valkey
 	$(BIN)/python -m pytest -m "not browser" $(ARGS)
 
-pure: $(VENV)/.ready ## run only the tests that need no service: seconds
-	$(BIN)/python -m pytest -m pure -q $(ARGS)
+pure: $(VENV)/.ready ## run only the tests that need no service, with fewer examples: seconds
+	$(BIN)/python -m pytest -m pure -q --hypothesis-profile=few $$(grep -rl --include='*.py' 'mark.pure' tests) $(ARGS)
 
 browser: $(VENV)/.browser ## run the tests of the page in Chromium (which must be installed)
 	$(BIN)/python -m pytest -m browser $(ARGS)

@@ -11,6 +11,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("few", max_examples=15)
 
 ROWS = Path(__file__).parent / "docs" / "acceptance.md"
 ROW = re.compile(r"\| ([A-Z]\d?-\d+) \| (\w) \| (.*) \|$")

@@ -16,6 +16,7 @@ class PipelineSettings:
     build_timeout   the longest that planning, one task or building may take; deploy_timeout: that deploying may take.
     max_attempts    how often a step is begun, at most, when its workers die under it.
     soft_attempts   how often a step is begun, at most, when it fails with an error that says: try again.
+    soft_pause      the pause before the second try; each further one is twice as long.
     heartbeat       how often a worker says that it lives; stalled_after: silence after which its jobs are taken back.
     sweep_every     how often a worker looks for jobs to take back and for builds that no job works on.
     poll_every      how often it looks for jobs without being told of one.
@@ -29,6 +30,7 @@ class PipelineSettings:
     deploy_timeout: float = 120.0
     max_attempts: int = 10
     soft_attempts: int = 3
+    soft_pause: float = 0.25
     heartbeat: float = 1.0
     stalled_after: float = 5.0
     sweep_every: float = 2.0

@@ -98,7 +98,7 @@ class Steps:
             await self._end(mine, said, queue)
             if not soft:
                 return
-            await asyncio.sleep(0.25 * 2**mine.attempt)
+            await asyncio.sleep(self._settings.soft_pause * 2**mine.attempt)
 
     async def _look(self, job: Job) -> Look:
         events = [event async for event in replay(self._store, StreamId("build", job.build))]

@@ -86,7 +86,7 @@ class Line:
         self.store = MemoryStore()
         self.queue = ListQueue()
         self.maker = Maker()
-        self.settings = PipelineSettings(data_dir=folder, public_url="http://x")
+        self.settings = PipelineSettings(data_dir=folder, public_url="http://x", soft_pause=0)
 
     def steps(self, name: str = "w1") -> Steps:
         return Steps(
