@@ -49,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return leaving.code if isinstance(leaving.code, int) else Exit.OK if leaving.code is None else Exit.FAILED
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except BrokenPipeError:  # `foldstream watch | head -1`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more when it flushes at exit
-        return Exit.FAILED
     except Exception as error:
-        found = _foreseen(error)
+        cause = _cause(error)
+        if isinstance(cause, BrokenPipeError):  # `foldstream watch | head -1`: the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more when it flushes at exit
+            return Exit.FAILED
+        found = _foreseen(cause)
         if found is None:
             raise
         say(f"foldstream {words[0]}: {found.detail}{f' (at {found.pointer})' if found.pointer else ''}")
@@ -90,10 +91,15 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _foreseen(error: Exception) -> Any:
-    """The error that has a message for people, out of the groups that task groups wrap errors in; None: a defect."""
+def _cause(error: Exception) -> Exception:
+    """The error itself, out of the groups that task groups wrap errors in."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
+    return error
+
+
+def _foreseen(error: Exception) -> Any:
+    """The error, if it has a message for people; None: it is a defect."""
     # By name: whoever raised one of ours has loaded the module; whoever has not shall not pay for it.
     errors = sys.modules.get("eventstore.errors")
     return error if errors is not None and isinstance(error, errors.FoldstreamError) else None

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -46,8 +46,8 @@ class Done:
         return self.err.decode().splitlines()
 
 
-async def done(process: asyncio.subprocess.Process, stdin: bytes | None = None, seconds: float = 30) -> Done:
-    """Wait for its end."""
+async def done(process: asyncio.subprocess.Process, stdin: bytes = b"", seconds: float = 30) -> Done:
+    """Write to its stdin, close it, and wait for the end."""
     try:
         out, err = await asyncio.wait_for(process.communicate(stdin), seconds)
     except TimeoutError:
@@ -100,8 +100,6 @@ class Weather:
             await self._answer(self.fault(len(self.seen), self.seen[-1]), lines, body, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        finally:
-            writer.close()
 
     async def _answer(self, fault: str, lines: list[str], body: bytes, writer: asyncio.StreamWriter) -> None:
         if fault == "deaf":
@@ -122,29 +120,66 @@ class Weather:
                 if fault in ("", "cut"):
                     writer.write(chunk)
                     await writer.drain()
-                if fault == "cut" and b"id: " in passed:
+                if fault == "cut" and b"\nid: " in passed:
                     return
             if fault == "hold":
                 await asyncio.Event().wait()
         finally:
-            to_upstream.close()
+            await _close(to_upstream)
 
 
 @asynccontextmanager
 async def weather(upstream: str, fault: Callable[[int, str], str]) -> AsyncIterator[Weather]:
     """A way to ``upstream`` on which things go wrong."""
     between = Weather(upstream, fault)
+    async with _listening(between.take) as between.url:
+        yield between
+
+
+@asynccontextmanager
+async def telling(*answers: bytes, hold: bool = False) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server that says over SSE what it was told to say, one answer a connection, right or wrong, and then closes it
+    or holds it; its address, and the heads of the requests."""
+    heads: list[str] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        writer.write(answers[min(len(heads), len(answers)) - 1])
+        await writer.drain()
+        if hold:
+            await asyncio.Event().wait()
+
+    async with _listening(take) as url:
+        yield url, heads
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def _listening(
+    take: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]],
+) -> AsyncIterator[str]:
     tasks: set[asyncio.Task[None]] = set()
 
+    async def take_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await take(reader, writer)
+        finally:
+            await _close(writer)
+
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(between.take(reader, writer))
+        task = asyncio.create_task(take_and_close(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    between.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        yield between
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for task in list(tasks):

@@ -23,6 +23,7 @@ PURE = [
     "eventstore/stores/batch.py",
     *(f"streaming/{name}.py" for name in ("cursor", "wire", "token")),
     *(f"pipeline/{name}.py" for name in ("flow", "planner")),
+    "foldstream/commands/running/tape.py",
 ]
 IMPURE_MODULES = {
     *("asyncio", "anyio", "psycopg", "psycopg_pool", "redis", "starlette", "socketio", "uvicorn", "procrastinate"),

@@ -89,26 +89,33 @@ class _Teller:
             try:
                 self.prepare()
             except Exception as error:  # noqa: BLE001  # the boundary: the job runs already, and is not disturbed
-                self._say("the run is not recorded", getattr(error, "detail", repr(error)), getattr(error, "fix", ""))
+                self._give_up(error)
                 return
         assert self._tracker is not None
-        if self._speaks:
-            say(self._tracker.json if self._args.json else f"  watch: {self._tracker.url}")
+        self._say(self._tracker.json if self._args.json else f"  watch: {self._tracker.url}")
         self._tracker.start()
 
     def hear(self, stream: str, chunk: bytes) -> None:
         """What the command has written."""
-        if self._tracker is not None:
-            self._tracker.hear(stream, chunk)
+        try:
+            if self._tracker is not None:
+                self._tracker.hear(stream, chunk)
+        except Exception as error:  # noqa: BLE001  # the boundary: what comes out of the command goes on coming out
+            self._give_up(error)
 
     def finish(self, ending: Ending) -> None:
         """Tell the end, and say what could not be told."""
         tracker = self._tracker
         if tracker is None:
             return
-        tracker.finish(ending, END_SECONDS)
+        try:
+            tracker.finish(ending, END_SECONDS)
+        except Exception as error:  # noqa: BLE001  # the boundary: the command has ended, and how is what counts
+            self._give_up(error)
+            return
         if tracker.undelivered:
-            self._say(f"{tracker.undelivered:,} events were not delivered", tracker.trouble.detail, tracker.trouble.fix)
+            self._say(f"foldstream: {tracker.undelivered:,} events were not delivered: {tracker.trouble.detail}")
+            self._say(tracker.trouble.fix)
 
     def not_started(self, error: OSError) -> int:
         """There is no such command: say so, here and on the page, with a shell's exit code."""
@@ -122,10 +129,15 @@ class _Teller:
             self.finish(Ending(code, 0.0, error=what))
         return code
 
-    def _say(self, what: str, why: str, fix: str) -> None:
+    def _give_up(self, error: Exception) -> None:
+        self._tracker = None
+        self._say(f"foldstream: the run is not recorded: {getattr(error, 'detail', repr(error))}")
+        self._say(getattr(error, "fix", "This is a defect of foldstream; the command is not affected."))
+
+    def _say(self, text: str) -> None:
         if self._speaks:
-            say(f"foldstream: {what}: {why}")
-            say(fix)
+            with suppress(OSError):  # the terminal has gone; the command decides what that means
+                say(text)
 
 
 def new_id(millis: int, chance: int) -> str:

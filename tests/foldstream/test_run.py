@@ -300,6 +300,13 @@ async def test_a_server_that_was_away_gets_everything_in_order(served: Served) -
     assert [line for event in events for line in event.get("logs", [])] == ended.lines
 
 
+async def test_a_server_that_answers_late_is_waited_for_at_the_end(served: Served) -> None:
+    """It refuses at first, and the command has ended long before: its page shall not show it running for ever."""
+    async with weather(served.url, lambda n, line: "503" if n < 3 else "") as between:
+        await run("true", url=between.url, options=("--id", "late"))
+    assert [event["type"] for event in await log(served, "late")] == ["run_started", "run_completed"]
+
+
 async def test_a_server_that_is_down_costs_no_waiting_and_no_word() -> None:
     with anyio.fail_after(4):  # of the 5 seconds that a server is waited for which has answered before
         ended = await run("echo", "x")
@@ -392,14 +399,8 @@ async def test_a_second_ctrl_c_kills(served: Served, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert await line_of(process) == "asked SIGINT"
     loop = asyncio.get_running_loop()
-    pressed = loop.time()
-
-    async def dead() -> bool:
-        if process.returncode is None and loop.time() - pressed > SAME_PRESS * 1.2:
-            process.send_signal(signal.SIGINT)
-        return process.returncode is not None
-
-    await until(dead)
+    loop.call_later(SAME_PRESS * 1.2, process.send_signal, signal.SIGINT)
+    await done(process)
     assert process.returncode == -signal.SIGKILL
     last = (await log(served, "stubborn"))[-1]
     assert (last["type"], last["exitCode"], last["signal"]) == ("run_cancelled", 137, "SIGINT")
@@ -415,6 +416,22 @@ async def test_sigterm_twice_is_still_polite(served: Served, tmp_path: Path) -> 
     assert await line_of(process) == "asked SIGINT"
     os.killpg(process.pid, signal.SIGKILL)
     await done(process)
+
+
+async def test_a_signal_that_is_ignored_is_no_reason_to_end(served: Served) -> None:
+    """`nohup foldstream run ...` and a hang-up."""
+    nohup = [
+        "sh",
+        "-c",
+        'trap "" HUP; exec "$@"',
+        "sh",
+        *program("run", "--id", "nohup", "--", "sh", "-c", "echo ready; read x"),
+    ]
+    process = await start(nohup, environment(served.url))
+    assert await line_of(process) == "ready"
+    process.send_signal(signal.SIGHUP)
+    assert (await done(process)).code == 1, "the end of its input ends it, not the signal"
+    assert (await log(served, "nohup"))[-1]["type"] == "run_failed"
 
 
 async def test_other_signals_are_passed_on() -> None:

@@ -24,7 +24,8 @@ from foldstream.commands.running.tape import (
     plain,
     progress_of,
 )
-from foldstream.commands.running.tracker import last_event
+from foldstream.commands.running.tracker import MOST_EVENTS, Tracker, last_event
+from foldstream.settings import ClientSettings
 
 pytestmark = pytest.mark.pure
 
@@ -311,3 +312,24 @@ def test_a_failure_without_output_says_its_code() -> None:
 def test_new_ids_are_ulids(millis: int, chance: int) -> None:
     ulid = ULID.from_str(new_id(millis, chance))
     assert int(ulid) == millis << 80 | chance
+
+
+def test_a_server_that_stays_away_costs_bounded_memory_and_loses_no_count() -> None:
+    """What cannot be sent is kept up to a bound; from there on lines are dropped, and counted once it goes on."""
+    tracker = Tracker(RUN, ClientSettings(), {})
+    total = 3 * MOST_EVENTS
+    for turn in range(total):
+        tracker.hear("stdout", b"x" * 100 + b"\n")
+        tracker.collect(turn * LONG_RUN_PACE)
+        assert tracker.undelivered <= MOST_EVENTS
+    sent = []
+    now = total * LONG_RUN_PACE
+    while batch := tracker.batch():
+        sent += batch
+        tracker.sent(len(batch))
+        now += LONG_RUN_PACE
+        tracker.collect(now)
+    lines = [len(event.data["logs"]) + event.data.get("dropped", 0) for event in sent if event.type == "run_output"]
+    assert sum(lines) == total
+    assert len({event.key for event in sent}) == len(sent)
+    assert tracker.undelivered == 0

@@ -6,6 +6,7 @@ import json
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from pathlib import Path
 from subprocess import PIPE
 
 import pytest
@@ -164,12 +165,21 @@ async def test_ctrl_c_ends_a_command_that_does_nothing_about_it(terminal: Termin
     assert (await served.store.read(StreamId("build", "7"), 0))[-1].type == "run_cancelled"
 
 
-async def test_ctrl_z_stops_and_fg_goes_on(terminal: Terminal) -> None:
+async def test_ctrl_z_stops_and_fg_goes_on(terminal: Terminal, tmp_path: Path) -> None:
     """The shell's job control works through the wrapper: it stops as one job and goes on as one."""
     await terminal.start(["bash", "--norc", "--noprofile", "--noediting", "-i"], environment(PS1="$ "))
     await terminal.until(b"$ ")
-    command = " ".join(program("run", "--quiet", "--", "sh", "-c", "'echo re\"\"ady; read line; echo got $line'"))
-    terminal.type(command.encode() + b"\n")
+    # It reads only after it goes on: the shell waits for the wrapper to have stopped, not for the command.
+    waiting = """
+        import signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])
+        print("re" + "ady", flush=True)
+        signal.sigwait([signal.SIGCONT])
+        print("got", input())
+    """
+    (tmp_path / "waiting.py").write_text(textwrap.dedent(waiting))
+    argv = program("run", "--quiet", "--", sys.executable, "-I", str(tmp_path / "waiting.py"))
+    terminal.type(" ".join(argv).encode() + b"\n")
     await terminal.until(b"ready")
     terminal.type(b"\x1a")
     await terminal.until(b"$ ", after=b"Stopped")

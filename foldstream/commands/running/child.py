@@ -103,7 +103,7 @@ class Child:
             outlet.open(hear)
 
     def wait(self) -> int:
-        """Pass on signals until it ends; then what it wrote. Gives the wait status."""
+        """Pass on signals until it ends. Gives the wait status."""
         while True:
             number, from_terminal = _next_signal(self._waited)
             if number == signal.SIGCHLD:

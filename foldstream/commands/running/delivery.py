@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import suppress
 
 from eventstore.errors import FoldstreamError, Invalid, KeyReused, TooLarge, Unreachable
@@ -55,7 +56,7 @@ class _Delivery:
     async def _collect(self) -> None:
         while True:
             self._news.clear()
-            pause = self._tracker.collect()
+            pause = self._tracker.collect(time.monotonic())
             self._more.set()
             if pause is None:
                 await self._news.wait()

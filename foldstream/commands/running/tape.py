@@ -74,7 +74,6 @@ class _Stream:
             del self.raw[:excess]
             self._torn = True
             self._line, self._beyond = "", 0
-            self._decoder.reset()
 
     def cut(self, *, end: bool = False) -> list[str]:
         """Cut what was heard into lines; give the new ones."""

@@ -11,7 +11,6 @@ import importlib
 import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -127,7 +126,7 @@ class Tracker:
         self.wake()
         self._thread.join(seconds)
 
-    def collect(self) -> float | None:
+    def collect(self, now: float) -> float | None:
         """Take from the tape what the pace allows; seconds until there may be more, None: not before `wake`."""
         with self._lock:
             self._rung = False
@@ -135,7 +134,6 @@ class Tracker:
                 return None
             if len(self._waiting) >= MOST_EVENTS:
                 return 1.0
-            now = time.monotonic()
             data = self._tape.take(now)
             if data is None:
                 return self._tape.wait(now) or None

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -61,7 +62,8 @@ def picture(view: Mapping[str, Any], icon: Mapping[str, str], waiting: str, now:
     ]
     parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in _window(view["steps"], icon)]
     if view.get("previewUrl"):
-        parts.append(Text(f"{icon['final']} {clean(str(view['previewUrl']))}", style="link " + str(view["previewUrl"])))
+        url = clean(str(view["previewUrl"]))
+        parts.append(Text(f"{icon['final']} {url}", style=Style(link=url)))
     return Group(*parts)
 
 

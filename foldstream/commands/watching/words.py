@@ -72,8 +72,8 @@ def icons() -> Mapping[str, str]:
 
 def clean(text: str, *, color: bool = False) -> str:
     """Foreign text that may be printed: no control characters; escape sequences only if they are colours and wanted."""
-    text = CONTROL.sub(lambda found: " " if found[0] in "\n\r" else "", text)
-    return ESCAPE.sub(lambda found: found[0] if color and COLOR.fullmatch(found[0]) else "", text)
+    text = ESCAPE.sub(lambda found: found[0] if color and COLOR.fullmatch(found[0]) else "", text)
+    return CONTROL.sub(lambda found: " " if found[0] in "\n\r" else "", text)
 
 
 def lines(event: Mapping[str, Any], icon: Mapping[str, str], *, color: bool = False) -> list[str]:
@@ -91,7 +91,7 @@ def lines(event: Mapping[str, Any], icon: Mapping[str, str], *, color: bool = Fa
     if name == "failed" and data.get("error") and str(data["error"]) not in message and type_ != "run_failed":
         line += f": {clean(str(data['error']))}"
     if name == "final" and data.get("previewUrl"):
-        line += f" [View Preview] {clean(str(data['previewUrl']))}"
+        line += f" [{clean(str(data.get('linkText') or 'View Preview'))}] {clean(str(data['previewUrl']))}"
     return [line]
 
 
