@@ -135,8 +135,11 @@ async def serving_memory(**options: Any) -> AsyncIterator[Served]:
 
 
 async def frames(client: AsyncClient, path: str, **headers: str) -> AsyncIterator[dict[str, str]]:
-    """The frames of an SSE answer as `{field: value}`; a frame without fields is left out."""
+    """The frames of an SSE answer as `{field: value}`. 204, which tells a reader who has all to stop, counts as closed."""
     async with client.stream("GET", path, headers=headers) as response:
+        if response.status_code == 204:
+            yield {"event": "closed", "data": "{}"}
+            return
         assert response.status_code == 200, await response.aread()
         assert response.headers["content-type"].startswith("text/event-stream")
         rest = b""
