@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from eventstore.admit import Draft
 from eventstore.errors import Conflict, FoldstreamError, KeyReused, Sealed
 from eventstore.event import Event, Position, StreamId
+from eventstore.stores.arrays import integers, texts, texts_if_any
 from eventstore.stores.batch import Group
 
 APPEND = """
@@ -20,6 +22,15 @@ FROM append_events(%b::int[], %b::text[], %b::text[], %b::int[], %b::text[], %b:
                    %b::text[])
 ORDER BY ord
 """
+
+# One row for all, with an array where streams or events differ.
+APPEND_NEW = """
+SELECT heads, txs, positions, now
+FROM append_new(%b::text[], %b::text[], %b::int[], %b::int[],
+                %b::int[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b)
+"""
+IN_THE_WAY = frozenset({"23505", "FS001"})
+"""The errors by which append_new says that append_events must do it."""
 
 # LATERAL here and below: one look-up after the other, never a join over whole tables, whatever the planner believes of
 # their size at the moment in which it makes a session's plan. Here it also makes the page one range of a primary key.
@@ -99,6 +110,76 @@ def append_arguments(groups: Sequence[Group]) -> tuple[list[Any], ...]:
         [draft.at for draft in drafts],
         [draft.request_id for draft in drafts],
     )
+
+
+class Place(NamedTuple):
+    """Where an event of a batch belongs: the place of its stream among the streams (0 ...), its place there (1 ...)."""
+
+    stream: int
+    offset: int
+
+
+def in_streams(groups: Sequence[Group]) -> tuple[list[StreamId], list[Place]]:
+    """The streams of a batch in the order in which they are locked, and the place of each event."""
+    streams = sorted({group.stream for group in groups}, key=attrgetter("category", "id"))
+    number = {stream: n for n, stream in enumerate(streams)}
+    counts = [0] * len(streams)
+    places = []
+    for group in groups:
+        at = number[group.stream]
+        for offset in range(counts[at] + 1, counts[at] + 1 + len(group.drafts)):
+            places.append(Place(at, offset))
+        counts[at] += len(group.drafts)
+    return streams, places
+
+
+def append_new_arguments(
+    groups: Sequence[Group], streams: Sequence[StreamId], places: Sequence[Place], *, unsure: bool
+) -> tuple[Any, ...]:
+    """The arrays of APPEND_NEW. unsure: some of the streams may not exist yet."""
+    drafts = [draft for group in groups for draft in group.drafts]
+    counts = [0] * len(streams)
+    for at, offset in places:
+        counts[at] = offset
+    expected = {group.stream: group.expected for group in groups if group.expected is not None}
+    times = [draft.at for draft in drafts]
+    return (
+        texts([stream.category.encode() for stream in streams]),
+        texts([stream.id.encode() for stream in streams]),
+        [expected.get(stream) for stream in streams] if expected else None,
+        integers(counts),
+        integers([at + 1 for at, _ in places]),
+        integers([offset for _, offset in places]),
+        texts([draft.type.encode() for draft in drafts]),
+        texts([draft.json for draft in drafts]),
+        texts_if_any([draft.key for draft in drafts]),
+        times if any(times) else None,
+        texts_if_any([draft.request_id for draft in drafts]),
+        unsure,
+    )
+
+
+def all_recorded(groups: Sequence[Group], places: Sequence[Place], row: Sequence[Any]) -> list[Recorded]:
+    """What became of the appends of APPEND_NEW, from its row."""
+    heads, txs, positions, now = row
+    now = utc(now)
+    found = []
+    left = zip(places, positions, strict=True)
+    for group in groups:
+        events = [
+            Event(
+                group.stream,
+                heads[at] + offset,
+                Position(txs[at], position),
+                draft.type,
+                draft.json,
+                draft.at or now,
+                draft.request_id,
+            )
+            for draft, ((at, offset), position) in zip(group.drafts, left, strict=False)
+        ]
+        found.append(Recorded(events, events))
+    return found
 
 
 class Recorded(NamedTuple):
