@@ -161,9 +161,9 @@ class PostgresStore:
         """Many appends in a transaction of their own: at first as if nothing could be in their way."""
         if any(group.doubtful for group in groups):
             return await _record_any(connection, groups)
-        streams, places = statements.in_streams(groups)
-        unsure = not self._seen.issuperset(streams)
-        arguments = statements.append_new_arguments(groups, streams, places, unsure=unsure)
+        places = statements.places(groups)
+        unsure = not self._seen.issuperset(places.streams)
+        arguments = statements.append_new_arguments(groups, places, unsure=unsure)
         try:
             [row] = await fetch(connection, statements.APPEND_NEW, arguments)
         except psycopg.Error as error:
@@ -173,7 +173,7 @@ class PostgresStore:
         if unsure:
             if len(self._seen) > MOST_SEEN:
                 self._seen.clear()
-            self._seen.update(streams)
+            self._seen.update(places.streams)
         return statements.all_recorded(groups, places, row)
 
     async def _record_with(self, connection: Connection, group: Pending, also: Also) -> Sequence[_Found]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -112,44 +113,48 @@ def append_arguments(groups: Sequence[Group]) -> tuple[list[Any], ...]:
     )
 
 
-class Place(NamedTuple):
-    """Where an event of a batch belongs: the place of its stream among the streams (0 ...), its place there (1 ...)."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the events of a batch belong.
 
-    stream: int
-    offset: int
+    streams  in the order in which they are locked. counts: the events of each.
+    of       for each event the place of its stream among the streams (1 ...). offsets: its place there (1 ...).
+    """
+
+    streams: list[StreamId]
+    counts: list[int]
+    of: list[int]
+    offsets: list[int]
 
 
-def in_streams(groups: Sequence[Group]) -> tuple[list[StreamId], list[Place]]:
-    """The streams of a batch in the order in which they are locked, and the place of each event."""
+def places(groups: Sequence[Group]) -> Places:
+    """The places of all events of ``groups``."""
     streams = sorted({group.stream for group in groups}, key=attrgetter("category", "id"))
-    number = {stream: n for n, stream in enumerate(streams)}
+    number = {stream: n for n, stream in enumerate(streams, 1)}
     counts = [0] * len(streams)
-    places = []
+    of: list[int] = []
+    offsets: list[int] = []
     for group in groups:
-        at = number[group.stream]
-        for offset in range(counts[at] + 1, counts[at] + 1 + len(group.drafts)):
-            places.append(Place(at, offset))
-        counts[at] += len(group.drafts)
-    return streams, places
+        place = number[group.stream]
+        before = counts[place - 1]
+        counts[place - 1] = after = before + len(group.drafts)
+        of += [place] * len(group.drafts)
+        offsets += range(before + 1, after + 1)
+    return Places(streams, counts, of, offsets)
 
 
-def append_new_arguments(
-    groups: Sequence[Group], streams: Sequence[StreamId], places: Sequence[Place], *, unsure: bool
-) -> tuple[Any, ...]:
+def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -> tuple[Any, ...]:
     """The arrays of APPEND_NEW. unsure: some of the streams may not exist yet."""
     drafts = [draft for group in groups for draft in group.drafts]
-    counts = [0] * len(streams)
-    for at, offset in places:
-        counts[at] = offset
     expected = {group.stream: group.expected for group in groups if group.expected is not None}
     times = [draft.at for draft in drafts]
     return (
-        texts([stream.category.encode() for stream in streams]),
-        texts([stream.id.encode() for stream in streams]),
-        [expected.get(stream) for stream in streams] if expected else None,
-        integers(counts),
-        integers([at + 1 for at, _ in places]),
-        integers([offset for _, offset in places]),
+        texts([stream.category.encode() for stream in at.streams]),
+        texts([stream.id.encode() for stream in at.streams]),
+        [expected.get(stream) for stream in at.streams] if expected else None,
+        integers(at.counts),
+        integers(at.of),
+        integers(at.offsets),
         texts([draft.type.encode() for draft in drafts]),
         texts([draft.json for draft in drafts]),
         texts_if_any([draft.key for draft in drafts]),
@@ -159,25 +164,19 @@ def append_new_arguments(
     )
 
 
-def all_recorded(groups: Sequence[Group], places: Sequence[Place], row: Sequence[Any]) -> list[Recorded]:
+def all_recorded(groups: Sequence[Group], at: Places, row: Sequence[Any]) -> list[Recorded]:
     """What became of the appends of APPEND_NEW, from its row."""
     heads, txs, positions, now = row
     now = utc(now)
     found = []
-    left = zip(places, positions, strict=True)
+    left = zip(at.of, at.offsets, positions, strict=True)
     for group in groups:
-        events = [
-            Event(
-                group.stream,
-                heads[at] + offset,
-                Position(txs[at], position),
-                draft.type,
-                draft.json,
-                draft.at or now,
-                draft.request_id,
+        events = []
+        for draft, (place, offset, position) in zip(group.drafts, left, strict=False):  # takes no more than it needs
+            version, order = heads[place - 1] + offset, Position(txs[place - 1], position)
+            events.append(
+                Event(group.stream, version, order, draft.type, draft.json, draft.at or now, draft.request_id)
             )
-            for draft, ((at, offset), position) in zip(group.drafts, left, strict=False)
-        ]
         found.append(Recorded(events, events))
     return found
 
