@@ -67,7 +67,7 @@ CREATE TABLE events (
     PRIMARY KEY (part, sid, version)                                       -- replay: one range of one partition
 ) PARTITION BY LIST (part);
 -- (Lengths stand outside the patterns above: a counted repetition such as {1,200} made that check eighty times slower.)
-COMMENT ON TABLE events IS 'The log. Append-only: rows come from append_events() and are never changed.';
+COMMENT ON TABLE events IS 'The log. Append-only: rows come from append_events() or append_new() and are never changed.';
 
 CREATE UNIQUE INDEX events_key  ON events (part, sid, key) WHERE key IS NOT NULL;  -- a key is recorded once in its stream
 CREATE INDEX        events_feed ON events (tx, position);                          -- read_all: followers of every stream
@@ -216,7 +216,7 @@ BEGIN
     FROM placed AS p
     ORDER BY p.ord;
 END $$;
-COMMENT ON FUNCTION append_events IS 'The only way in: records many appends in one commit and tells the outcome of each event.';
+COMMENT ON FUNCTION append_events IS 'The way in: records many appends in one commit and tells the outcome of each event.';
 
 -- The same for the common case, in which nothing stands in the way: no key is known, every p_expected is met, no stream is
 -- sealed. It looks nothing up: it moves the streams and inserts, for two thirds of the time. If anything is in the way it
@@ -229,7 +229,7 @@ COMMENT ON FUNCTION append_events IS 'The only way in: records many appends in o
 --
 -- An event's version is its stream's head + p_offset, its tx its stream's; positions come in the order of the events.
 -- Versions stay dense whatever the caller says: offsets beyond p_count are not inserted, equal ones break the primary key,
--- and fewer events than the sum of p_count are refused.
+-- and all is refused unless every event was inserted and they are as many as p_count says.
 CREATE FUNCTION append_new(
     p_category text[], p_id text[], p_expected integer[], p_count integer[],
     p_stream integer[], p_offset integer[], p_type text[], p_data text[],
@@ -238,7 +238,9 @@ CREATE FUNCTION append_new(
 )
 LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp
-SET plan_cache_mode = force_generic_plan  -- one plan, by index: see append_events
+-- One plan, by index, as in append_events; with one exception: planned just after an ANALYZE of a table of a few streams, the
+-- UPDATE walks all of streams_name (which has the order of the locks, too) until the next ANALYZE plans it anew.
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
@@ -283,7 +285,8 @@ BEGIN
         RETURNING position
     )
     SELECT array_agg(r.position) INTO positions FROM recorded AS r;
-    IF cardinality(positions) IS DISTINCT FROM (SELECT sum(n) FROM unnest(p_count) AS n) THEN
+    IF cardinality(positions) IS DISTINCT FROM cardinality(p_stream)
+       OR cardinality(positions) <> (SELECT sum(n) FROM unnest(p_count) AS n) THEN
         RAISE EXCEPTION 'p_count and p_offset do not fit together' USING ERRCODE = 'FS001';
     END IF;
 END $$;
