@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 WORTHWHILE = 64
 """Appends that are worth a second commit while another one is on its way. A commit has a price of its own on both sides
-(about 0.3 ms of CPU on each): two of 32 came to 15.2k events/s where one of 64 came to 16.8k; two of 250 came to 33k
+(about 0.4 ms of CPU on each): two of 32 came to 15.2k events/s where one of 64 came to 16.8k; two of 250 came to 33k
 where one of 500 came to 28k."""
 
 UNKNOWN = "whether the append was recorded is unknown"
