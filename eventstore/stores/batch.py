@@ -60,7 +60,7 @@ def plan(waiting: Sequence[G], *, busy: Collection[StreamId] = (), most: int = M
     keys: dict[StreamId, set[str]] = {}
     room = most
     for group in waiting:
-        if group.stream in stopped:
+        if stopped and group.stream in stopped:
             left.append(group)
             continue
         if group.alone:
@@ -71,10 +71,14 @@ def plan(waiting: Sequence[G], *, busy: Collection[StreamId] = (), most: int = M
         fits = room >= len(group.drafts) or (room == most > 0)
         if not fits:
             room = -1  # nothing smaller may overtake: a big append would wait for ever
-        if fits and _may_follow(group, keys.get(group.stream)):
+        before = keys.get(group.stream)
+        if fits and _may_follow(group, before):
             batch.append(group)
             room -= len(group.drafts)
-            keys.setdefault(group.stream, set()).update(_keys(group))
+            if before is None:
+                keys[group.stream] = set(_keys(group))
+            else:
+                before.update(_keys(group))
         else:
             left.append(group)
             stopped.add(group.stream)

@@ -24,6 +24,7 @@ from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from eventstore.errors import FoldstreamError, Invalid, Unavailable
+from eventstore.stores.arrays import Array, ArrayDumper
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -139,6 +140,7 @@ class Connections:
 
     async def _configure(self, connection: Connection) -> None:
         millis = max(1, int(self._patience * 800))  # the server gives up first: then the outcome is known
+        connection.adapters.register_dumper(Array, ArrayDumper)
         with self._limited(connection):
             await connection.execute(SETTINGS, {"statement": f"{millis}ms", "lock": f"{millis // 2}ms"})
             await connection.execute(ROLE)

@@ -23,6 +23,9 @@ from eventstore.stores.writer import Answer, Lost, Pending, Refused, Writer
 
 log = logging.getLogger(__name__)
 
+MOST_SEEN = 100_000
+"""Names of streams that are kept in memory, about 20 MB."""
+
 NOTHING = "; nothing was recorded"
 
 
@@ -55,6 +58,7 @@ class PostgresStore:
         self._connections = Connections(dsn, smallest=smallest, largest=largest, patience=patience)
         self._writer = Writer(self._commit, lanes=max(1, largest // 2), patience=patience)
         self._is_ours: bool | None = None
+        self._seen: set[StreamId] = set()  # streams that exist: no append has to look whether they do
 
     async def open(self) -> None:
         """Connect. Raises Unavailable when Postgres does not answer, CannotStart when it holds no log."""
@@ -138,7 +142,7 @@ class PostgresStore:
                 found = await self._record_with(connection, groups[0], groups[0].also)
             else:
                 try:
-                    found = await _record(connection, groups)
+                    found = await self._record(connection, groups)
                 except psycopg.Error as error:
                     if connection.closed:
                         raise Lost(f"Postgres: {first_line(error)}") from error
@@ -153,12 +157,31 @@ class PostgresStore:
             self._tell(news)
         return [result.events if isinstance(result, Recorded) else result for result in found]
 
+    async def _record(self, connection: Connection, groups: Sequence[Pending]) -> Sequence[Recorded | FoldstreamError]:
+        """Many appends in a transaction of their own: at first as if nothing could be in their way."""
+        if any(group.doubtful for group in groups):
+            return await _record_any(connection, groups)
+        places = statements.places(groups)
+        unsure = not self._seen.issuperset(places.streams)
+        arguments = statements.append_new_arguments(groups, places, unsure=unsure)
+        try:
+            [row] = await fetch(connection, statements.APPEND_NEW, arguments)
+        except psycopg.Error as error:
+            if error.sqlstate not in statements.IN_THE_WAY:
+                raise
+            return await _record_any(connection, groups)
+        if unsure:
+            if len(self._seen) > MOST_SEEN:
+                self._seen.clear()
+            self._seen.update(places.streams)
+        return statements.all_recorded(groups, places, row)
+
     async def _record_with(self, connection: Connection, group: Pending, also: Also) -> Sequence[_Found]:
         """One append and the work that joins its transaction."""
         ending = False
         try:
             async with connection.transaction():
-                [found] = await _record(connection, [group])
+                [found] = await _record_any(connection, [group])
                 if isinstance(found, Recorded) and found.fresh:
                     try:
                         await also(connection)
@@ -193,6 +216,6 @@ class _Joined(Exception):
         super().__init__(str(error))
 
 
-async def _record(connection: Connection, groups: Sequence[Pending]) -> list[Recorded | FoldstreamError]:
+async def _record_any(connection: Connection, groups: Sequence[Pending]) -> list[Recorded | FoldstreamError]:
     rows = await fetch(connection, statements.APPEND, statements.append_arguments(groups))
     return statements.outcomes(groups, [Row(*row) for row in rows])

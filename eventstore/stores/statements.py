@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from eventstore.admit import Draft
 from eventstore.errors import Conflict, FoldstreamError, KeyReused, Sealed
 from eventstore.event import Event, Position, StreamId
+from eventstore.stores.arrays import integers, texts, texts_if_any
 from eventstore.stores.batch import Group
 
 APPEND = """
@@ -20,6 +23,15 @@ FROM append_events(%b::int[], %b::text[], %b::text[], %b::int[], %b::text[], %b:
                    %b::text[])
 ORDER BY ord
 """
+
+# One row for all, with an array where streams or events differ.
+APPEND_NEW = """
+SELECT heads, txs, positions, now
+FROM append_new(%b::text[], %b::text[], %b::int[], %b::int[],
+                %b::int[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b)
+"""
+IN_THE_WAY = frozenset({"23505", "FS001"})
+"""The errors by which append_new says that append_events must do it."""
 
 # LATERAL here and below: one look-up after the other, never a join over whole tables, whatever the planner believes of
 # their size at the moment in which it makes a session's plan. Here it also makes the page one range of a primary key.
@@ -99,6 +111,74 @@ def append_arguments(groups: Sequence[Group]) -> tuple[list[Any], ...]:
         [draft.at for draft in drafts],
         [draft.request_id for draft in drafts],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the events of a batch belong.
+
+    streams  in the order in which they are locked. counts: the events of each.
+    of       for each event the place of its stream among the streams (1 ...). offsets: its place there (1 ...).
+    """
+
+    streams: list[StreamId]
+    counts: list[int]
+    of: list[int]
+    offsets: list[int]
+
+
+def places(groups: Sequence[Group]) -> Places:
+    """The places of all events of ``groups``."""
+    streams = sorted({group.stream for group in groups}, key=attrgetter("category", "id"))
+    number = {stream: n for n, stream in enumerate(streams, 1)}
+    counts = [0] * len(streams)
+    of: list[int] = []
+    offsets: list[int] = []
+    for group in groups:
+        place = number[group.stream]
+        before = counts[place - 1]
+        counts[place - 1] = after = before + len(group.drafts)
+        of += [place] * len(group.drafts)
+        offsets += range(before + 1, after + 1)
+    return Places(streams, counts, of, offsets)
+
+
+def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -> tuple[Any, ...]:
+    """The arrays of APPEND_NEW. unsure: some of the streams may not exist yet."""
+    drafts = [draft for group in groups for draft in group.drafts]
+    expected = {group.stream: group.expected for group in groups if group.expected is not None}
+    times = [draft.at for draft in drafts]
+    return (
+        texts([stream.category.encode() for stream in at.streams]),
+        texts([stream.id.encode() for stream in at.streams]),
+        [expected.get(stream) for stream in at.streams] if expected else None,
+        integers(at.counts),
+        integers(at.of),
+        integers(at.offsets),
+        texts([draft.type.encode() for draft in drafts]),
+        texts([draft.json for draft in drafts]),
+        texts_if_any([draft.key for draft in drafts]),
+        times if any(times) else None,
+        texts_if_any([draft.request_id for draft in drafts]),
+        unsure,
+    )
+
+
+def all_recorded(groups: Sequence[Group], at: Places, row: Sequence[Any]) -> list[Recorded]:
+    """What became of the appends of APPEND_NEW, from its row."""
+    heads, txs, positions, now = row
+    now = utc(now)
+    found = []
+    left = zip(at.of, at.offsets, positions, strict=True)
+    for group in groups:
+        events = []
+        for draft, (place, offset, position) in zip(group.drafts, left, strict=False):  # takes no more than it needs
+            version, order = heads[place - 1] + offset, Position(txs[place - 1], position)
+            events.append(
+                Event(group.stream, version, order, draft.type, draft.json, draft.at or now, draft.request_id)
+            )
+        found.append(Recorded(events, events))
+    return found
 
 
 class Recorded(NamedTuple):

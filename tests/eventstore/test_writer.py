@@ -227,3 +227,32 @@ async def test_a_bug_in_a_commit_leaves_nobody_waiting(caplog: pytest.LogCapture
         database.answer(1, ZeroDivisionError())
         with caplog.at_level(logging.CRITICAL, "eventstore.stores.writer"), pytest.raises(Unavailable, match="unknown"):
             await tasks[0]
+
+
+async def test_a_crowd_is_divided_into_two_commits_and_a_few_wait_for_the_one_on_its_way() -> None:
+    async with writing() as (writer, database):
+        crowd = start(writer, *(pending(f"c{n}") for n in range(200)))
+        await database.begun(2)
+        assert [len(groups) for groups in database.commits] == [100, 100]
+        few = start(writer, pending("d"), pending("e"))
+        database.answer(1)
+        await asyncio.gather(*crowd[:100])
+        assert len(database.commits) == 2
+        database.answer(2)
+        await database.begun(3)
+        database.answer(3)
+        await asyncio.gather(*crowd, *few)
+        assert database.streams()[2] == ["d", "e"]
+
+
+async def test_one_clock_serves_all_who_wait() -> None:
+    async with writing(patience=0.05) as (writer, database):
+        first = start(writer, pending("a"))
+        await database.begun(1)
+        late = start(writer, pending("b"))
+        await asyncio.sleep(0.02)
+        later = start(writer, pending("c"))
+        answers = await asyncio.gather(*late, *later, return_exceptions=True)
+        assert ["nothing was recorded" in str(answer) for answer in answers] == [True, True]
+        database.answer(1)
+        await asyncio.gather(*first)

@@ -1,0 +1,76 @@
+"""append_new(), called as no writer of ours would: it is refused, and the log stays dense."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore import NewEvent
+from eventstore.stores.postgres import PostgresStore
+from tests.eventstore.logs import BUILD_27
+
+Sql = AsyncConnection[Any]
+CALL = """
+SELECT heads, positions FROM append_new(
+    ARRAY['build'], ARRAY['27'], ARRAY[%(expected)s::int], ARRAY[%(count)s::int], ARRAY[1, 1], %(offsets)s::int[],
+    ARRAY['custom', 'custom'], ARRAY['{}', '{}'], %(keys)s::text[], NULL, NULL, %(unsure)s)
+"""
+COMMON = {"expected": None, "count": 2, "offsets": [1, 2], "keys": None, "unsure": True}
+
+
+@pytest.fixture
+async def sql(database: str) -> AsyncIterator[Sql]:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+async def test_it_appends_where_nothing_is_in_the_way(sql: Sql) -> None:
+    [(heads, positions)] = await (await sql.execute(CALL, COMMON)).fetchall()
+    assert heads == [0]
+    assert positions == sorted(positions)
+    [(heads, _)] = await (await sql.execute(CALL, COMMON | {"expected": 2, "unsure": False})).fetchall()
+    assert heads == [2]
+    assert await versions(sql) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"expected": 1},
+        {"keys": ["k", "k"]},
+        {"keys": ["new", "known"]},
+        {"offsets": [1, 3]},
+        {"offsets": [1, 1]},
+        {"offsets": [0, 1]},
+        {"offsets": [2, 3], "count": 3},
+        {"count": 3},
+        {"count": 1},
+    ],
+    ids=str,
+)
+async def test_whatever_is_wrong_it_refuses_and_leaves_no_hole(sql: Sql, database: str, wrong: dict[str, Any]) -> None:
+    async with PostgresStore(database) as store:
+        await store.append(BUILD_27, [NewEvent("custom"), NewEvent("custom", key="known")])
+        with pytest.raises(psycopg.Error) as refused:
+            await sql.execute(CALL, COMMON | wrong)
+        assert refused.value.sqlstate in {"FS001", "23505"}
+        assert await versions(sql) == [1, 2]
+        assert await store.heads([BUILD_27]) == {BUILD_27: 2}
+
+
+async def test_a_sealed_stream_and_one_that_is_not_there_are_in_its_way(sql: Sql) -> None:
+    with pytest.raises(psycopg.Error, match="in the way"):
+        await sql.execute(CALL, COMMON | {"unsure": False})
+    await sql.execute(CALL, COMMON)
+    await sql.execute("UPDATE streams SET sealed_at = now()")
+    with pytest.raises(psycopg.Error, match="in the way"):
+        await sql.execute(CALL, COMMON)
+    assert await versions(sql) == [1, 2]
+
+
+async def versions(sql: Sql) -> list[int]:
+    return [row[0] for row in await (await sql.execute("SELECT version FROM events ORDER BY version")).fetchall()]
