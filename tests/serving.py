@@ -135,7 +135,7 @@ async def serving_memory(**options: Any) -> AsyncIterator[Served]:
 
 
 async def frames(client: AsyncClient, path: str, **headers: str) -> AsyncIterator[dict[str, str]]:
-    """The frames of an SSE answer as `{field: value}`. 204, which tells a reader who has all to stop, counts as closed."""
+    """The frames of an SSE answer as `{field: value}`. 204 (you have all: stop) counts as a `closed`."""
     async with client.stream("GET", path, headers=headers) as response:
         if response.status_code == 204:
             yield {"event": "closed", "data": "{}"}
