@@ -52,6 +52,13 @@ def _words(error: BaseException) -> str:
     return str(cause).strip().partition("\n")[0] or type(cause).__name__
 
 
+def _ended(task: asyncio.Task[None]) -> None:
+    """Look at how a task of the worker ended, also one that nobody waits for any more (the worker is being stopped)."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, AWAY):
+        log.error("a task of the worker failed", exc_info=error)
+
+
 class _Again(procrastinate.BaseRetryStrategy):
     """A job that was cut off (the worker stops) waits again at once; one that met an outage or our own fault, later."""
 
@@ -111,6 +118,7 @@ class Worker:
         queue = PostgresQueue(self._dsn)
         fetcher = self._fetcher(queue)
         life = asyncio.create_task(self._live(queue, fetcher))
+        life.add_done_callback(_ended)
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({life, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,6 +138,7 @@ class Worker:
     async def _live(self, queue: PostgresQueue, fetcher: Fetcher) -> None:
         async with queue.open():
             sweeping = asyncio.create_task(self._keep_sweeping(queue, fetcher))
+            sweeping.add_done_callback(_ended)
             try:
                 await fetcher.run()  # type: ignore[no-untyped-call]
             finally:
