@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from eventstore.errors import BadRequest
+from eventstore.categories import BY_NAME
+from eventstore.errors import BadRequest, Unavailable
 from eventstore.event import StreamId
 from eventstore.text import iso_millis
 from streaming import wire
@@ -28,6 +29,11 @@ from streaming.live import Live, build
 from streaming.tail import Tail
 
 NAME = "sse"
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
 PAST_THE_END = "the cursor is ahead of the log"
 
 
@@ -89,10 +95,8 @@ class Stream(Response):
     instead of four: the watch for a client that leaves. The deadline is one timer for the connection, not one a frame.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(self, live: Live, frames: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"})
+        super().__init__(headers=HEADERS)
         del self.headers["content-length"]  # nobody knows how long it will be
         self._live = live
         self._frames = frames
@@ -156,10 +160,16 @@ async def respond(live: Live, request: Request, stream: StreamId) -> Response:
     """The answer to one reader. The header wins over the query: browsers repeat the old query when they reconnect."""
     live.guard.allow_request(request, READ, stream)
     cursor, unreadable = _cursor(request)
-    async with live.hub.watching(stream) as tail:
-        if cursor and cursor == tail.cursor and tail.is_final:
-            live.metrics.resumes.labels(NAME, "closed").inc()
-            return Response(status_code=204, headers={"Cache-Control": "no-store"})
+    try:
+        at = await live.states.at(stream)
+    except Unavailable as error:
+        # An EventSource gives up for ever after any status but 200: it is told to come back instead.
+        live.metrics.degraded.inc()
+        data = {"type": "degraded", "reason": error.detail}
+        return Response(wire.sse_control("degraded", data, retry_ms=live.limits.retry_ms), headers=HEADERS)
+    if cursor and cursor == at.version and BY_NAME[stream.category].is_final(at.state):
+        live.metrics.resumes.labels(NAME, "closed").inc()
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
     return Stream(live, frames(live, stream, cursor, unreadable))
 
 

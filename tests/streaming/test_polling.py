@@ -308,6 +308,10 @@ async def test_while_the_store_is_away_builds_answer_degraded_and_others_503() -
         assert (unknown["status"], unknown["degraded"]) == (None, True)
         problem = await get(served, "/v1/runs/build-27/events", 503)
         assert problem["retryable"] is True
+        stream = await served.client.get("/events/27", headers={"Last-Event-ID": "1"})
+        assert (stream.status_code, stream.headers["content-type"][:17]) == (200, "text/event-stream")
+        assert "event: degraded" in stream.text
+        assert "retry: " in stream.text
 
 
 async def test_the_list_of_runs_has_pages(served: Served) -> None:
