@@ -93,6 +93,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(2048)
+    except OverflowError as error:
+        listener.close()
+        raise CannotStart(f"{port} is not a port", fix="Use a number from 1 to 65535, or 0 for a free one.") from error
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

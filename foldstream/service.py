@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -151,11 +152,16 @@ def _own_secret(data_dir: Path) -> str:
     """The secret of a server that was given none: made once, kept in the data folder for its owner only."""
     path = data_dir / "secret"
     data_dir.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if not (path.exists() and path.read_text().strip()):
+        descriptor, draft = tempfile.mkstemp(dir=data_dir, prefix=".secret")  # readable by its owner only
         with open(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(48))
-    return path.read_text()
+        if path.exists() and not path.read_text().strip():
+            path.unlink()  # of a start that was cut off
+        with suppress(FileExistsError):  # another server was first: its secret is everybody's
+            os.link(draft, path)
+        os.unlink(draft)
+    return path.read_text().strip()
 
 
 def _pipeline_settings(settings: Settings) -> PipelineSettings:

@@ -10,6 +10,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -54,7 +55,15 @@ def create_app(
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(Edge, metrics=live.metrics, new_id=new_id, hosts=hosts, origins=live.origins),
+            Middleware(
+                Edge,
+                metrics=live.metrics,
+                new_id=new_id,
+                hosts=hosts,
+                origins=live.origins,
+                body_bytes=live.limits.body_bytes,
+            ),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=live.limits.body_bytes),
         ],
         exception_handlers={
             FoldstreamError: on_foldstream_error,
@@ -63,7 +72,6 @@ def create_app(
             Exception: on_unexpected,
         },
         lifespan=lifespan,
-        max_body_size=live.limits.body_bytes,
     )
 
 

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eventstore.errors import BadRequest, FoldstreamError, Forbidden
+from eventstore.errors import BadRequest, FoldstreamError, Forbidden, TooLarge
 from eventstore.event import KEY
 from streaming.metrics import Metrics
 from streaming.problem import problem_response
@@ -33,12 +33,14 @@ class Edge:
         new_id: Callable[[], str],
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
+        body_bytes: int,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._new_id = new_id
         self._hosts = frozenset(hosts)
         self._origins = frozenset(origins)
+        self._body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -80,6 +82,9 @@ class Edge:
             refused.status = HTTPStatus.MISDIRECTED_REQUEST
             refused.fix = "Use http://127.0.0.1 or localhost, or serve on another address with `foldstream serve`."
             return refused
+        told = headers.get("content-length", "")
+        if told.isdigit() and int(told) > self._body_bytes:
+            return TooLarge(f"the body has {int(told):,} bytes; the most is {self._body_bytes:,}")
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
         if changes and origin and origin not in self._origins and origin.partition("://")[2] != host:

@@ -127,7 +127,8 @@ class Hub:
             if self._tails.get(tail.stream) is tail:
                 del self._tails[tail.stream]
             tail.ready.set()
-            await self._bus.unwatch(tail.stream)
+            if tail.stream not in self._tails:
+                await self._bus.unwatch(tail.stream)
 
     async def _repair(self, tail: Tail) -> None:
         self._metrics.repairs.inc()

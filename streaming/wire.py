@@ -37,10 +37,15 @@ def push_json(event: Event) -> bytes:
 def _open_json(event: Event) -> bytes:
     # The type is of [A-Za-z0-9._:-] and needs no escaping.
     at = str(iso_millis(event.at))
+    json = event.json
+    if b"\n" in json or b"\r" in json:
+        # Written by SQL, pretty-printed: line breaks stand between tokens only (in a string they are escaped), and they
+        # would cut a frame in two.
+        json = json.replace(b"\n", b" ").replace(b"\r", b" ")
     return b'{"id":%d,"type":"%b","data":%b,"timestamp":"%b"' % (
         event.version,
         event.type.encode(),
-        event.json,
+        json,
         at.encode(),
     )
 

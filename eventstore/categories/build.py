@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from eventstore.categories import build_vocabulary as vocabulary
 from eventstore.category import Category
 from eventstore.event import Event
@@ -20,6 +22,7 @@ from eventstore.fold import At, Fold
 from eventstore.text import iso_millis
 
 MOST_TASKS = 100_000
+MOST_UNPLANNED = 1_000
 MOST_SECONDS = 10_000_000
 FINAL = frozenset({"completed", "failed", "cancelled"})
 
@@ -114,6 +117,8 @@ def _find(state: Build, data: Mapping[str, Any], wanted: str) -> int | None:
 
 def _set_task(state: Build, event: Event, data: Mapping[str, Any], wanted: str, **changes: Any) -> Build:
     index = _find(state, data, wanted)
+    if index is None and len(state.tasks) >= MOST_UNPLANNED:
+        return state  # every task event looks at every task: an endless list would make each event dearer
     if index is None:  # a plan that told only the count, or a task outside the plan
         name = str(data.get("taskName") or data.get("taskId") or f"Task {len(state.tasks) + 1}")
         tasks = (*state.tasks, replace(Task(str(data.get("taskId") or name), name), **changes))
@@ -295,7 +300,10 @@ def evolve(state: Build, event: Event) -> Build:
     if state.status in FINAL:
         return seen
     change = CHANGES.get(event.type)
-    data = event.data
+    try:
+        data = event.data
+    except orjson.JSONDecodeError:  # Postgres takes numbers and depths that we cannot read, if SQL writes them
+        data = {}
     message = str(data.get("message") or "")
     after = replace(seen, message=message or state.message)
     if change is not None:

@@ -93,9 +93,13 @@ class RedisBus:
     async def _command(self, *words: str) -> None:
         """Write to the subscribing connection. If it is away, the listener will subscribe to all that is watched."""
         connection = self._connection
-        if connection is not None:
-            with suppress(RedisError, OSError):  # the listener sees the same failure and connects again
-                await connection.send_command(*words, check_health=False)
+        if connection is None or not connection.is_connected:
+            return
+        try:
+            await connection.send_command(*words, check_health=False)
+        except Exception as error:  # noqa: BLE001  # boundary: a connection just being closed raises all sorts
+            self._metrics.boundary_errors.labels("bus").inc()
+            log.debug("cannot %s: %r; the listener connects again and subscribes to all", words[0], error)
 
     async def _send(self) -> None:
         while True:
@@ -151,13 +155,16 @@ class RedisBus:
         match answer:
             case [b"message", channel, message]:
                 try:
-                    _, events = from_bus(message)
-                except ValueError as error:
+                    stream, events = from_bus(message)
+                    if self._channel(stream) != channel.decode():
+                        raise ValueError("it speaks of another stream")
+                    hear(events)
+                except Exception as error:  # noqa: BLE001  # boundary: one message from outside; the log has the truth
                     self._metrics.rings.labels("unreadable").inc()
                     log.warning("a message on %s is not a ring: %s", channel, error)
+                    lost()
                     return
                 self._metrics.rings.labels("heard").inc()
-                hear(events)
             case [b"subscribe", channel, _]:
                 name = channel.decode()
                 if name == self._alive:  # a new connection: what was rung until now may be lost

@@ -217,6 +217,8 @@ class Sockets:
             except Exception:  # boundary: one socket's subscription
                 self.live.metrics.boundary_errors.labels(NAME).inc()
                 log.exception("the subscription to %s failed", stream)
+                failed = FoldstreamError("the subscription failed; subscribe again with your last id")
+                await self.server.emit("problem", {"buildId": stream.id, **problem(failed)}, to=sid)
         own = self._subscriptions.get(sid, {})
         if own.get(stream) is subscription:
             del own[stream]

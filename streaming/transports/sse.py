@@ -8,7 +8,7 @@ misses nothing. An EventSource cannot read an error answer; so what goes wrong w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventstore.categories import BY_NAME
 from eventstore.errors import BadRequest, Unavailable
-from eventstore.event import StreamId
+from eventstore.event import Event, StreamId
 from eventstore.text import iso_millis
 from streaming import wire
 from streaming.cursor import parse_cursor
@@ -34,6 +34,7 @@ HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
+PIECE_BYTES = 64 * 1024
 PAST_THE_END = "the cursor is ahead of the log"
 
 
@@ -216,9 +217,9 @@ async def _follow(live: Live, tail: Tail, cursor: int) -> AsyncGenerator[tuple[b
     while not live.closing.is_set():
         seat = Seat(live.limits.member_bytes)
         while not tail.enter(seat, cursor):
-            page = await tail.read(cursor)
-            cursor = page[-1].version
-            yield wire.sse(page), cursor
+            for piece in _pieces(await tail.read(cursor)):
+                cursor = piece[-1].version
+                yield wire.sse(piece), cursor
         try:
             while not live.closing.is_set():
                 taken = await seat.take(live.limits.heartbeat)
@@ -234,6 +235,20 @@ async def _follow(live: Live, tail: Tail, cursor: int) -> AsyncGenerator[tuple[b
                     yield _heartbeat(live, tail), cursor
         finally:
             tail.leave(seat)
+
+
+def _pieces(page: list[Event]) -> Iterator[list[Event]]:
+    """A page in parts of about PIECE_BYTES: a slow reader holds up little, and the write deadline is for a part."""
+    piece: list[Event] = []
+    size = 0
+    for event in page:
+        piece.append(event)
+        size += len(event.json)
+        if size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _connected(live: Live, tail: Tail) -> bytes:

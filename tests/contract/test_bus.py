@@ -124,3 +124,37 @@ async def test_big_and_odd_data_arrives_byte_for_byte(make_bus: MakeBus) -> None
         ringer.ring([event(2, json=big)])
         await listener.until(2)
     assert [heard.json for heard in listener.heard] == [odd, big]
+
+
+async def test_a_message_that_is_no_ring_ends_nothing(redis_url: str) -> None:
+    import msgspec
+    import redis.asyncio as redis
+
+    bus = RedisBus(redis_url, "test:odd", Metrics())
+    async with running(bus) as listener, redis.from_url(redis_url) as stranger:
+        await bus.watch(ONE)
+        for message in (b"", b"x", msgspec.msgpack.encode(("x", [])), msgspec.msgpack.encode(("build-2", []))):
+            await stranger.publish(f"test:odd:{ONE}", message)
+        bus.ring([event(1)])
+        await listener.until(1)
+    assert listener.heard == [event(1)]
+
+
+async def test_connections_that_are_killed_while_watchers_come_and_go_end_nothing(redis_url: str) -> None:
+    import redis.asyncio as redis
+
+    bus = RedisBus(redis_url, "test:killed", Metrics())
+    async with running(bus) as listener, redis.from_url(redis_url) as admin:
+        for _ in range(5):
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(bus.watch, StreamId("build", f"b{number}"))
+                    tasks.start_soon(bus.unwatch, StreamId("build", f"b{number}"))
+                tasks.start_soon(admin.execute_command, "CLIENT", "KILL", "TYPE", "pubsub")
+        with anyio.fail_after(20):
+            while not listener.heard:
+                await bus.watch(ONE)
+                bus.ring([event(1)])
+                with anyio.move_on_after(0.2):
+                    await listener.until(1)
+    assert listener.heard[0] == event(1)

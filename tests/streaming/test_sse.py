@@ -228,3 +228,16 @@ async def test_a_lost_ring_costs_a_sweep_and_no_event() -> None:
                     await anyio.lowlevel.checkpoint()
                 await served.append("27", "plan_generated", "run_completed")
     assert ids(result) == [1, 2, 3]
+
+
+async def test_json_that_sql_wrote_over_several_lines_stays_one_frame() -> None:
+    from datetime import UTC, datetime
+
+    from eventstore import START, Event
+    from streaming import wire
+
+    odd = Event(StreamId("build", "27"), 1, START, "status", b'{"a":\r\n\n1}', datetime.now(UTC))
+    frame = wire.sse([odd])
+    assert frame.count(b"\n") == 3
+    assert json.loads(frame.split(b"data: ")[1])["data"] == {"a": 1}
+    assert len(wire.ndjson([odd]).splitlines()) == 1
