@@ -97,6 +97,11 @@ def _pending(applied: dict[str, str] | None, wanted: Sequence[Step]) -> list[Ste
     known = {step.name: step for step in wanted}
     for name, checksum in applied.items():
         if name == SCHEMA:
+            if not wanted and checksum != schema().checksum:  # nothing leads from that file to this one
+                raise CannotStart(
+                    f"the database was made by another {SCHEMA}, from before the first release",
+                    fix="Choose another --data-dir, or drop the database and run `foldstream migrate`.",
+                )
             continue
         if name not in known:
             raise CannotStart(

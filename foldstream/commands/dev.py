@@ -47,6 +47,16 @@ def run(args: argparse.Namespace) -> int:
     return run_plan(Plan(settings, listener, worker=True, migrate=True, ready=ready))
 
 
+def refuse_half(settings: Settings) -> None:
+    """Servers that share a database must share a bus, too. Raises CannotStart."""
+    if bool(settings.database_url) != bool(settings.redis_url):
+        given, missing = ("DATABASE_URL", "REDIS_URL") if settings.database_url else ("REDIS_URL", "DATABASE_URL")
+        raise CannotStart(
+            f"{given} is set and {missing} is not: this process would be alone with an embedded one",
+            fix=f"Set {missing}, too; or neither, to run on this machine alone.",
+        )
+
+
 def say_ready(settings: Settings, words: str, *, as_json: bool) -> None:
     """Where the first request would be answered now: for people on stderr, for scripts as one JSON line on stdout."""
     if as_json:

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     set_up_logs()
     settings = dev.with_flags(read(os.environ, auth=not args.insecure), args)
     dev.refuse_open_door(settings, insecure=args.insecure)
+    dev.refuse_half(settings)
     if settings.auth and not settings.jwt_secrets:
         raise CannotStart(
             "tokens are on, and there is no JWT_SECRET to sign them with",

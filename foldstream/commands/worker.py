@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from foldstream.commands.dev import with_flags
+from foldstream.commands.dev import refuse_half, with_flags
 from foldstream.logs import set_up_logs
 from foldstream.serve import Plan
 from foldstream.serve import run as run_plan
@@ -29,4 +29,5 @@ def run(args: argparse.Namespace) -> int:
         print(words, file=sys.stdout if args.json else sys.stderr, flush=True)
 
     settings = with_flags(read(os.environ, auth=False), args)
+    refuse_half(settings)
     return run_plan(Plan(settings, None, worker=True, migrate=False, ready=ready))

@@ -30,6 +30,7 @@ from streaming.tail import Tail
 from streaming.transports import sse
 
 NAME = "polling"
+PAGE_BYTES = 1_000_000
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -59,9 +60,20 @@ async def events(live: Live, request: Request, stream: StreamId) -> Response:
     page = await live.store.read(stream, cursor, limit)
     if not page and wait:
         page = await _wait(live, stream, cursor, limit, wait)
+    page = _within(page, PAGE_BYTES)
     if "application/x-ndjson" in accept:
         return Response(wire.ndjson(page), media_type="application/x-ndjson", headers=NO_STORE)
     return _json(wire.page_json(stream, page, page[-1].version if page else cursor, epoch=live.epoch))
+
+
+def _within(page: list[Event], most: int) -> list[Event]:
+    """The first events of a page that together take ``most`` bytes, at least one: large events must not add up."""
+    size = 0
+    for index, event in enumerate(page):
+        size += len(event.json)
+        if size > most:
+            return page[: max(1, index)]
+    return page
 
 
 async def _wait(live: Live, stream: StreamId, cursor: int, limit: int, seconds: int) -> list[Event]:

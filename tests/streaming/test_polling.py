@@ -354,3 +354,13 @@ async def test_a_client_that_hangs_up_in_its_body_is_no_defect_of_ours(
             await anyio.sleep(0.01)
     assert "unexpected" not in caplog.text
     assert (await get(served, "/api/builds/27/events"))["events"] == []
+
+
+async def test_large_events_make_short_pages(served: Served) -> None:
+    for _ in range(40):
+        await served.append("27", "status", text="x" * 60_000)
+    seen: list[int] = []
+    while page := (await served.client.get(f"/api/builds/27/events?lastEventId={len(seen)}")).json()["events"]:
+        assert len(page) < 20
+        seen.extend(event["id"] for event in page)
+    assert seen == list(range(1, 41))
