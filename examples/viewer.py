@@ -49,4 +49,4 @@ def follow(build: str) -> Iterator[dict[str, object]]:
 
 if __name__ == "__main__":
     for event in follow(sys.argv[1]):
-        print(event["id"], event["type"], event["data"]["message"], flush=True)  # type: ignore[index]
+        print(event["id"], event["type"], event["data"].get("message", ""), flush=True)  # type: ignore[attr-defined]
