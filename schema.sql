@@ -1,6 +1,6 @@
 -- The whole database of the log, to be read from top to bottom. PostgreSQL 15 or newer, UTF-8.
 --
--- Theory, in four sentences.
+-- Theory, in five sentences.
 -- 1. A stream's events are numbered 1, 2, 3 ... under the lock of that stream's row, so the order of versions is the
 --    order of commits: a reader that asks for "version > n" never misses one. (A SERIAL is numbered before the commit,
 --    so its readers do.)
@@ -9,6 +9,8 @@
 -- 3. Events are never changed. The application may only read, and call append_events() or its faster half append_new().
 -- 4. All events of a stream lie in one partition, the one of the stream's birth, so that replay touches one partition
 --    and dropping an old partition never cuts a stream in two.
+-- 5. Each event carries a hash over itself and the hash of the event before it: `foldstream verify` finds what was changed
+--    behind our back. What is folded from the log (states) can be thrown away and is made again.
 --
 -- `foldstream migrate` loads it into an empty database; an older one gets eventstore/migrations/ instead.
 
@@ -31,6 +33,13 @@ CREATE TABLE meta (
 );
 COMMENT ON TABLE meta IS 'One row about this log as a whole.';
 INSERT INTO meta DEFAULT VALUES;
+
+CREATE TABLE partitions (
+    part        integer     PRIMARY KEY,                                   -- its events are in the table events_N
+    born_at     timestamptz NOT NULL DEFAULT clock_timestamp(),            -- since when streams were born into it
+    dropped_at  timestamptz                                                -- when its events left the log; NULL = here
+);
+COMMENT ON TABLE partitions IS 'Which parts of the log there are and were. Written by add_events_partition() and `foldstream gc`.';
 
 -- --------------------------------------------------------------------------------------------------------------- streams
 
@@ -60,9 +69,12 @@ CREATE TABLE events (
     at          timestamptz NOT NULL DEFAULT clock_timestamp(),            -- when it happened: the producer's time, else the append's
     version     integer     NOT NULL CHECK (version > 0),                  -- 1, 2, 3 ... in its stream without holes: the public id
     part        integer     NOT NULL,                                      -- streams.part of its stream
+    schema      smallint    NOT NULL DEFAULT 1 CHECK (schema > 0),         -- the shape that data has; grows when a category changes it
     type        text        NOT NULL CHECK (type ~ '^[A-Za-z][A-Za-z0-9._:-]*$' AND length(type) <= 50),  -- task_started ...
     key         text        CHECK (key ~ '^[\x21-\x7e]+$' AND length(key) <= 200),       -- idempotency key; NULL = none
     request_id  text        CHECK (request_id ~ '^[\x21-\x7e]+$' AND length(request_id) <= 200),  -- what caused it, for tracing
+    traceparent text        CHECK (traceparent ~ '^00-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+$' AND length(traceparent) = 55),  -- W3C trace
+    hash        bytea       NOT NULL,                                      -- chained over the stream, see chain()
     data        text        NOT NULL CHECK (jsonb_typeof(data::jsonb) = 'object'),  -- one JSON object: the bytes as accepted
     PRIMARY KEY (part, sid, version)                                       -- replay: one range of one partition
 ) PARTITION BY LIST (part);
@@ -82,17 +94,45 @@ COMMENT ON FUNCTION refuse_change IS 'Keeps everybody from changing events, the 
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- A new partition is one call; then meta.birth_part is set to its number, and streams born from then on live in it. An old
--- one leaves by ALTER TABLE events DETACH PARTITION once its streams are sealed and exported.
-CREATE FUNCTION add_events_partition(p_part integer) RETURNS void LANGUAGE plpgsql AS $$
+-- Streams that are born from now on live in a new partition, the answer. An old one leaves as a whole, once its streams are
+-- sealed (`foldstream gc`). The new table is filled with rules first and attached then: attaching waits for nobody who
+-- reads or appends, making a partition in place would.
+CREATE FUNCTION add_events_partition() RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    v_part integer;
 BEGIN
-    EXECUTE format('CREATE TABLE events_%s PARTITION OF events FOR VALUES IN (%s)', p_part, p_part);
+    PERFORM FROM meta WHERE one FOR UPDATE;
+    SELECT coalesce(max(part), 0) + 1 INTO v_part FROM partitions;
+    EXECUTE format('CREATE TABLE events_%s (LIKE events INCLUDING ALL EXCLUDING IDENTITY, CHECK (part = %s))', v_part, v_part);
     EXECUTE format(  -- statement triggers are not inherited, and somebody may name the partition itself
         'CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events_%s '
-        'FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', p_part);
+        'FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', v_part);
+    EXECUTE format('ALTER TABLE events ATTACH PARTITION events_%s FOR VALUES IN (%s)', v_part, v_part);
+    INSERT INTO partitions (part) VALUES (v_part);
+    UPDATE meta SET birth_part = v_part;
+    RETURN v_part;
 END $$;
-COMMENT ON FUNCTION add_events_partition IS 'Makes the partition events_N with its guard. For the owner.';
-SELECT add_events_partition(1);
+COMMENT ON FUNCTION add_events_partition IS 'Makes the next partition with its guard, for the streams that are born from now on. For the owner.';
+SELECT add_events_partition();
+
+-- The chain: hash = sha256(the hash before || event_bytes). Before the first event stands the name of the stream.
+CREATE FUNCTION event_bytes(
+    p_version integer, p_at timestamptz, p_schema smallint, p_type text, p_key text, p_request_id text, p_traceparent text,
+    p_data text
+) RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT int4send(p_version) || timestamptz_send(p_at) || convert_to(
+        concat_ws(E'\n', p_type, p_schema, coalesce(p_key, ''), coalesce(p_request_id, ''), coalesce(p_traceparent, ''), p_data), 'UTF8')
+$$;
+COMMENT ON FUNCTION event_bytes IS 'Everything that an event says, as the bytes that are hashed: version, microseconds since 2000, then lines of text.';
+
+CREATE FUNCTION chain_link(p_hash bytea, p_before bytea, p_bytes bytea) RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN sha256(coalesce(p_hash, p_before) || p_bytes);
+END $$;
+COMMENT ON FUNCTION chain_link IS 'One link of chain().';
+
+CREATE AGGREGATE chain (p_before bytea, p_bytes bytea) (sfunc = chain_link, stype = bytea);
+COMMENT ON AGGREGATE chain (bytea, bytea) IS 'The hash after some events in order. p_before: the hash before the first of them.';
 
 -- ---------------------------------------------------------------------------------------------------------------- append
 
@@ -120,7 +160,7 @@ COMMENT ON FUNCTION make_streams IS 'Gives every stream of an append its row.';
 --
 -- outcome of an event:
 --   appended   it is recorded as `version`.
---   duplicate  its key was recorded before: version, at, tx, position, type, data and request_id are those of that first time.
+--   duplicate  its key was recorded before: all that is told of it is what was recorded that first time.
 --   conflict   p_expected was not the version of the stream, which is `head`.
 --   reused     its key was recorded before with another type or other data.
 --   sealed     the stream is sealed.
@@ -128,10 +168,10 @@ COMMENT ON FUNCTION make_streams IS 'Gives every stream of an append its row.';
 -- An append of which every event is a duplicate succeeds, whatever p_expected says and though the stream may be sealed.
 CREATE FUNCTION append_events(
     p_group integer[], p_category text[], p_id text[], p_expected integer[], p_type text[], p_data text[],
-    p_key text[], p_at timestamptz[], p_request_id text[]
+    p_key text[], p_at timestamptz[], p_request_id text[], p_traceparent text[], p_schema integer[]
 ) RETURNS TABLE (
     ord integer, outcome text, version integer, head integer, at timestamptz, tx xid8, "position" bigint,
-    type text, data text, request_id text
+    type text, data text, request_id text, traceparent text, schema smallint
 )
 LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp
@@ -168,12 +208,15 @@ BEGIN
     WITH given AS MATERIALIZED (  -- what is asked for, beside what is known: the stream, and the event under the same key
         SELECT u.*, s.sid, s.part, coalesce(s.version, 0) AS head, s.tx AS stream_tx, s.sealed_at IS NOT NULL AS sealed,
                k.version IS NOT NULL AS known, k.version AS k_version, k.at AS k_at, k.tx AS k_tx, k.position AS k_position,
-               k.type AS k_type, k.data AS k_data, k.request_id AS k_request_id
-        FROM unnest(p_group, p_category, p_id, p_expected, p_type, p_data, p_key, p_at, p_request_id)
-             WITH ORDINALITY AS u (grp, category, id, expected, type, data, key, at, request_id, ord)
+               k.type AS k_type, k.data AS k_data, k.request_id AS k_request_id, k.traceparent AS k_traceparent,
+               k.schema AS k_schema, coalesce(b.hash, convert_to(u.category || '-' || u.id, 'UTF8')) AS before
+        FROM unnest(p_group, p_category, p_id, p_expected, p_type, p_data, p_key, p_at, p_request_id, p_traceparent, p_schema)
+             WITH ORDINALITY AS u (grp, category, id, expected, type, data, key, at, request_id, traceparent, schema, ord)
         LEFT JOIN LATERAL (SELECT * FROM streams AS s WHERE s.category = u.category AND s.id = u.id OFFSET 0) AS s ON true
         LEFT JOIN LATERAL (SELECT * FROM events AS e WHERE e.part = s.part AND e.sid = s.sid AND e.key = u.key OFFSET 0) AS k
              ON true
+        LEFT JOIN LATERAL (SELECT hash FROM events AS e WHERE e.part = s.part AND e.sid = s.sid AND e.version = s.version OFFSET 0)
+             AS b ON true
     ), judged AS MATERIALIZED (
         SELECT g.*,
                CASE WHEN g.known AND (g.k_type, g.k_data) IS DISTINCT FROM (g.type, g.data) THEN 'reused'
@@ -191,12 +234,16 @@ BEGIN
         -- when no transaction up to tx is open, so this one, which is not younger, has ended as well.
         SELECT j.*, greatest(pg_current_xact_id(), j.stream_tx) AS new_tx, coalesce(j.at, v_now) AS new_at,
                j.head + (count(*) FILTER (WHERE j.outcome = 'appended') OVER (PARTITION BY j.sid ORDER BY j.ord))::int AS new_version,
+               coalesce(j.schema, 1)::smallint AS new_schema,
                CASE WHEN j.outcome = 'appended' THEN nextval('events_position_seq') END AS new_position
         FROM (SELECT * FROM judged ORDER BY sid, ord OFFSET 0) AS j
     ), recorded AS (
-        INSERT INTO events (position, tx, sid, at, version, part, type, key, request_id, data)
+        INSERT INTO events (position, tx, sid, at, version, part, schema, type, key, request_id, traceparent, hash, data)
         OVERRIDING SYSTEM VALUE
-        SELECT new_position, new_tx, sid, new_at, new_version, part, type, key, request_id, data
+        SELECT new_position, new_tx, sid, new_at, new_version, part, new_schema, type, key, request_id, traceparent,
+               chain(before, event_bytes(new_version, new_at, new_schema, type, key, request_id, traceparent, data))
+                   OVER (PARTITION BY sid ORDER BY new_version),
+               data
         FROM placed WHERE outcome = 'appended'
     ), moved AS (
         UPDATE streams AS s SET version = p.version, tx = p.tx, updated_at = v_now
@@ -212,7 +259,9 @@ BEGIN
            CASE p.outcome WHEN 'appended' THEN p.new_position WHEN 'duplicate' THEN p.k_position END,
            CASE p.outcome WHEN 'duplicate' THEN p.k_type END,
            CASE p.outcome WHEN 'duplicate' THEN p.k_data END,
-           CASE p.outcome WHEN 'duplicate' THEN p.k_request_id END
+           CASE p.outcome WHEN 'duplicate' THEN p.k_request_id END,
+           CASE p.outcome WHEN 'duplicate' THEN p.k_traceparent END,
+           CASE p.outcome WHEN 'duplicate' THEN p.k_schema END
     FROM placed AS p
     ORDER BY p.ord;
 END $$;
@@ -223,9 +272,9 @@ COMMENT ON FUNCTION append_events IS 'The way in: records many appends in one co
 -- raises (unique_violation for a key that is known, FS001 for the rest), has done nothing, and append_events tells who.
 --
 -- The first four arrays have one element a stream, in the order of (category, id): that is the order of the locks.
--- p_count: its events here. p_expected: NULL = any version. The others have one element an event: p_stream is the place
--- of its stream in those arrays, p_offset counts 1, 2, 3 ... in its stream. p_key, p_at and p_request_id may be NULL as a
--- whole. p_unsure: some of the streams may not exist yet.
+-- p_count: its events here. p_expected: NULL = any version. The others have one element an event, in the order of
+-- (p_stream, p_offset): p_stream is the place of its stream in those arrays, p_offset counts 1, 2, 3 ... in it. Those from p_key on may be NULL as a whole.
+-- p_unsure: some of the streams may not exist yet.
 --
 -- An event's version is its stream's head + p_offset, its tx its stream's; positions come in the order of the events.
 -- Versions stay dense whatever the caller says: offsets beyond p_count are not inserted, equal ones break the primary key,
@@ -233,7 +282,7 @@ COMMENT ON FUNCTION append_events IS 'The way in: records many appends in one co
 CREATE FUNCTION append_new(
     p_category text[], p_id text[], p_expected integer[], p_count integer[],
     p_stream integer[], p_offset integer[], p_type text[], p_data text[],
-    p_key text[], p_at timestamptz[], p_request_id text[], p_unsure boolean,
+    p_key text[], p_at timestamptz[], p_request_id text[], p_traceparent text[], p_schema integer[], p_unsure boolean,
     OUT heads integer[], OUT txs bigint[], OUT positions bigint[], OUT now timestamptz
 )
 LANGUAGE plpgsql
@@ -248,9 +297,10 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    v_sids  bigint[];
-    v_parts integer[];
-    v_txs   xid8[];
+    v_sids    bigint[];
+    v_parts   integer[];
+    v_txs     xid8[];
+    v_befores bytea[];
 BEGIN
     IF p_unsure THEN
         PERFORM make_streams(p_category, p_id, p_expected);
@@ -275,12 +325,23 @@ BEGIN
     END IF;
     now := clock_timestamp();
 
+    SELECT array_agg(coalesce(e.hash, convert_to(m.category || '-' || m.id, 'UTF8')) ORDER BY m.ord) INTO v_befores
+    FROM unnest(p_category, p_id, v_sids, v_parts, heads) WITH ORDINALITY AS m (category, id, sid, part, head, ord)
+    LEFT JOIN LATERAL (SELECT hash FROM events AS e WHERE e.part = m.part AND e.sid = m.sid AND e.version = m.head OFFSET 0) AS e
+         ON true;
+
     WITH recorded AS (
-        INSERT INTO events (tx, sid, at, version, part, type, key, request_id, data)
-        SELECT v_txs[u.stream], v_sids[u.stream], coalesce(u.at, now), heads[u.stream] + u.n, v_parts[u.stream],
-               u.type, u.key, u.request_id, u.data
-        FROM unnest(p_stream, p_offset, p_type, p_data, p_key, p_at, p_request_id)
-             AS u (stream, n, type, data, key, at, request_id)
+        INSERT INTO events (tx, sid, at, version, part, schema, type, key, request_id, traceparent, hash, data)
+        SELECT v_txs[u.stream], v_sids[u.stream], n.at, n.version, v_parts[u.stream], n.schema, u.type, u.key, u.request_id,
+               u.traceparent,
+               chain(v_befores[u.stream],
+                     event_bytes(n.version, n.at, n.schema, u.type, u.key, u.request_id, u.traceparent, u.data))
+                   OVER (PARTITION BY u.stream ORDER BY u.n),
+               u.data
+        FROM unnest(p_stream, p_offset, p_type, p_data, p_key, p_at, p_request_id, p_traceparent, p_schema)
+             AS u (stream, n, type, data, key, at, request_id, traceparent, schema)
+        CROSS JOIN LATERAL (SELECT heads[u.stream] + u.n AS version, coalesce(u.at, now) AS at,
+                                   coalesce(u.schema, 1)::smallint AS schema) AS n
         WHERE u.n <= p_count[u.stream]
         RETURNING position
     )
@@ -292,18 +353,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION append_new IS 'append_events, faster, when nothing stands in the way; raises when something does.';
 
--- One event, for any program that appends inside a transaction of its own: SELECT append_event('build-27', 'status', '{}').
--- Answers the version; raises when the append is refused. The stream stays locked until that transaction ends: end it soon.
+-- The SQL door: one event, for any program in any language, inside a transaction of its own:
+--   SELECT append_event('build-27', 'status', '{"message": "hello"}');
+-- Answers the version; raises when the append is refused. The same p_key again records nothing and answers the first version.
+-- Viewers hear of it within a second of the commit. The stream stays locked until that transaction ends: end it soon.
 CREATE FUNCTION append_event(
-    p_stream text, p_type text, p_data text, p_key text DEFAULT NULL, p_expected integer DEFAULT NULL
+    p_stream text, p_type text, p_data text DEFAULT '{}', p_key text DEFAULT NULL, p_expected integer DEFAULT NULL,
+    p_at timestamptz DEFAULT NULL, p_request_id text DEFAULT NULL, p_traceparent text DEFAULT NULL, p_schema integer DEFAULT 1
 ) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     v_category text := split_part(p_stream, '-', 1);
     v_done     record;
 BEGIN
+    IF p_data IS NULL OR octet_length(p_data) > 65536 THEN
+        RAISE EXCEPTION 'the data of an event is one JSON object of at most 65536 bytes' USING ERRCODE = 'check_violation';
+    END IF;
     SELECT * INTO v_done FROM append_events(
         ARRAY[1], ARRAY[v_category], ARRAY[substr(p_stream, length(v_category) + 2)], ARRAY[p_expected],
-        ARRAY[p_type], ARRAY[p_data], ARRAY[p_key], ARRAY[NULL]::timestamptz[], ARRAY[NULL]::text[]);
+        ARRAY[p_type], ARRAY[p_data], ARRAY[p_key], ARRAY[p_at], ARRAY[p_request_id], ARRAY[p_traceparent], ARRAY[p_schema]);
     IF v_done.outcome NOT IN ('appended', 'duplicate') THEN
         RAISE EXCEPTION 'the append to % is refused: %', p_stream, v_done.outcome
             USING DETAIL = format('The stream is at version %s.', v_done.head);
@@ -311,6 +378,61 @@ BEGIN
     RETURN v_done.version;
 END $$;
 COMMENT ON FUNCTION append_event IS 'Appends one event in the transaction of the caller and answers its version.';
+
+-- Close a stream for good: whatever is appended to it from now on is refused. Answers its version, NULL when there is none.
+CREATE FUNCTION seal_stream(p_category text, p_id text) RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    UPDATE streams SET sealed_at = coalesce(sealed_at, clock_timestamp()) WHERE category = p_category AND id = p_id
+    RETURNING version
+$$;
+COMMENT ON FUNCTION seal_stream IS 'Closes a stream for good and answers its version.';
+
+-- -------------------------------------------------------------------------------------------------- what is folded from the log
+
+-- Followers read the log of all streams from a stored cursor on, one process at a time for each name: who holds the lease.
+CREATE TABLE followers (
+    tx          xid8        NOT NULL DEFAULT '0',                          -- its cursor in the feed: (tx, position)
+    position    bigint      NOT NULL DEFAULT 0,                            -- ... as in events
+    leased_to   timestamptz NOT NULL DEFAULT '-infinity',                  -- until then nobody else may follow under this name
+    moved_at    timestamptz NOT NULL DEFAULT clock_timestamp(),            -- when the cursor was last stored
+    name        text        PRIMARY KEY,                                   -- projector, webhooks ...
+    owner       text        NOT NULL DEFAULT ''                            -- the process that holds the lease
+);
+COMMENT ON TABLE followers IS 'How far each follower of the whole log has come, and who follows.';
+
+-- The state of each stream as of some version, for lists and so that a status folds only what came after. Written by the
+-- follower `projector`; behind the log by some milliseconds; nothing is lost if it is emptied.
+CREATE TABLE states (
+    sid         bigint      PRIMARY KEY,                                   -- its stream (streams.sid)
+    born_at     timestamptz NOT NULL,                                      -- streams.created_at: the order of lists
+    updated_at  timestamptz NOT NULL,                                      -- time of the last event that is folded in
+    version     integer     NOT NULL CHECK (version > 0),                  -- folded up to here
+    fold        integer     NOT NULL,                                      -- the number of the fold that made it (Category.version)
+    category    text        COLLATE "C" NOT NULL,                          -- streams.category
+    status      text        COLLATE "C" NOT NULL,                          -- what lists are filtered by ...
+    project     text        COLLATE "C",                                   -- ... NULL = none
+    state       jsonb       NOT NULL                                       -- the whole state
+) WITH (fillfactor = 70);
+COMMENT ON TABLE states IS 'Snapshots: the folded state of each stream. A cache of the log, never a truth.';
+
+CREATE INDEX states_newest  ON states (category, born_at, sid);            -- list pages: all of a category, by time
+CREATE INDEX states_status  ON states (category, status, born_at, sid);    -- those in one status
+CREATE INDEX states_project ON states (category, project, born_at, sid);   -- those of one project
+CREATE INDEX states_both    ON states (category, project, status, born_at, sid);  -- both
+CREATE INDEX states_fold    ON states (category, fold);                    -- those that another fold made: to be made again
+
+-- Which event has to reach whom, and what became of it.
+CREATE TABLE webhook_deliveries (
+    id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,      -- of this row
+    sid         bigint      NOT NULL,                                      -- the event: its stream ...
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),            -- when the first delivery was tried
+    retry_at    timestamptz,                                               -- when the next one is due; NULL = never again
+    version     integer     NOT NULL,                                      -- ... and version
+    attempts    integer     NOT NULL DEFAULT 0,                            -- retries so far, of at most five
+    state       text        NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'dead'))  -- dead: given up
+);
+COMMENT ON TABLE webhook_deliveries IS 'One row for each event that a webhook receiver did not take at once.';
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (retry_at) WHERE state = 'pending';  -- the next to be tried
 
 -- ------------------------------------------------------------------------- the old documents' tables, as views of the log
 
@@ -339,6 +461,51 @@ COMMENT ON FUNCTION append_build_event IS 'INSERT INTO build_events (build_id, e
 CREATE TRIGGER append INSTEAD OF INSERT ON project_build_events FOR EACH ROW EXECUTE FUNCTION append_build_event();
 CREATE TRIGGER append INSTEAD OF INSERT ON build_events FOR EACH ROW EXECUTE FUNCTION append_build_event();
 
+CREATE VIEW build_progress AS
+    SELECT s.id          AS build_id,         -- the build
+           CASE p.status WHEN 'queued' THEN 'unknown' WHEN 'cancelled' THEN 'failed' ELSE p.status END AS status,
+           jsonb_path_query_array(p.state, '$.tasks[*].id') AS steps_jsonb,      -- the ids of its steps, in order
+           jsonb_path_query_array(p.state, '$.tasks[*] ? (@.status == "completed").id') AS completed_steps,
+           p.state ->> 'preview_url' AS preview_url,
+           p.state ->> 'error'       AS error_message,
+           p.state ->> 'log_url'     AS build_log_url,
+           p.updated_at                       -- time of its last event
+    FROM states AS p
+    JOIN streams AS s ON s.sid = p.sid
+    WHERE p.category = 'build';
+COMMENT ON VIEW build_progress IS 'Where each build stands. Behind the log by the milliseconds that the projector needs.';
+
+CREATE VIEW tasks AS
+    SELECT s.id                     AS id,
+           p.state ->> 'type'       AS type,
+           p.status                 AS current_status,  -- pending, processing, completed, failed
+           coalesce(p.state -> 'result', '{}') || jsonb_build_object('progress', p.state -> 'progress') AS result_data,
+           p.state ->> 'error'      AS error_message,
+           p.born_at                AS created_at,
+           (p.state ->> 'started_at')::timestamptz   AS started_at,
+           (p.state ->> 'completed_at')::timestamptz AS completed_at
+    FROM states AS p
+    JOIN streams AS s ON s.sid = p.sid
+    WHERE p.category = 'task';
+COMMENT ON VIEW tasks IS 'Where each task stands, with the list of its messages in result_data. Behind the log by milliseconds.';
+
+CREATE VIEW worker_webhook_failures AS
+    SELECT d.id,
+           s.id             AS build_id,
+           e.type           AS event_type,
+           jsonb_build_object('buildId', s.id, 'id', e.version, 'type', e.type, 'data', e.data::jsonb, 'timestamp', e.at) AS payload,
+           d.attempts,
+           d.retry_at,
+           d.created_at
+    FROM webhook_deliveries AS d
+    JOIN streams AS s ON s.sid = d.sid
+    JOIN events AS e ON e.part = s.part AND e.sid = s.sid AND e.version = d.version
+    WHERE d.state = 'pending';
+COMMENT ON VIEW worker_webhook_failures IS 'Deliveries that failed and will be tried again.';
+
+CREATE VIEW webhook_failures AS SELECT * FROM worker_webhook_failures;
+COMMENT ON VIEW webhook_failures IS 'The other name of worker_webhook_failures.';
+
 -- ---------------------------------------------------------------------------------------------------------------- rights
 
 -- foldstream_app is what the application may do: read everything, append, change nothing. The role belongs to the whole
@@ -352,13 +519,16 @@ EXCEPTION WHEN duplicate_object OR unique_violation OR insufficient_privilege TH
     RAISE NOTICE 'role foldstream_app was not created: %', SQLERRM;
 END $$;
 
-REVOKE ALL ON FUNCTION make_streams, append_events, append_new, append_event, append_build_event, add_events_partition, refuse_change FROM PUBLIC;
+REVOKE ALL ON FUNCTION make_streams, append_events, append_new, append_event, append_build_event, seal_stream, add_events_partition,
+    refuse_change FROM PUBLIC;
 
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'foldstream_app') THEN
-        GRANT SELECT ON schema_version, meta, streams, events, project_build_events, build_events TO foldstream_app;
+        GRANT SELECT ON schema_version, meta, partitions, streams, events, project_build_events, build_events, build_progress,
+            tasks, webhook_failures, worker_webhook_failures TO foldstream_app;
         GRANT INSERT ON project_build_events, build_events TO foldstream_app;  -- their triggers append
-        GRANT EXECUTE ON FUNCTION append_events, append_new, append_event, append_build_event TO foldstream_app;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON followers, states, webhook_deliveries TO foldstream_app;
+        GRANT EXECUTE ON FUNCTION append_events, append_new, append_event, append_build_event, seal_stream TO foldstream_app;
     END IF;
 END $$;

@@ -17,7 +17,7 @@ import orjson
 
 from eventstore.categories import BY_NAME
 from eventstore.errors import Invalid
-from eventstore.event import EVENT_TYPE, KEY, NewEvent, StreamId
+from eventstore.event import EVENT_TYPE, KEY, TRACEPARENT, NewEvent, StreamId
 
 MAX_DATA_BYTES = 64 * 1024
 MAX_APPEND = 1000
@@ -32,6 +32,8 @@ class Draft:
     key: str | None
     at: datetime | None
     request_id: str | None
+    traceparent: str | None = None
+    schema: int = 1
 
 
 def admit(stream: StreamId, events: Sequence[NewEvent], *, max_data_bytes: int = MAX_DATA_BYTES) -> list[Draft]:
@@ -76,6 +78,8 @@ def admit(stream: StreamId, events: Sequence[NewEvent], *, max_data_bytes: int =
                 key=event.key,
                 at=_utc(event.at, f"{where}/timestamp"),
                 request_id=_request_id(event.request_id, where),
+                traceparent=_traceparent(event.traceparent, where),
+                schema=category.schema,
             )
         )
     return drafts
@@ -105,6 +109,16 @@ def _request_id(request_id: str | None, where: str) -> str | None:
     if request_id is not None and not (isinstance(request_id, str) and KEY.fullmatch(request_id)):
         raise Invalid("the request id is not 1 to 200 visible ASCII characters", pointer=f"{where}/requestId")
     return request_id
+
+
+def _traceparent(traceparent: str | None, where: str) -> str | None:
+    if traceparent is not None and not (isinstance(traceparent, str) and TRACEPARENT.fullmatch(traceparent)):
+        raise Invalid(
+            "the traceparent is not one of W3C Trace Context",
+            fix="Send 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, or leave it out.",
+            pointer=f"{where}/traceparent",
+        )
+    return traceparent
 
 
 def _encode(data: Mapping[str, Any], max_data_bytes: int, pointer: str) -> bytes:

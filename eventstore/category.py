@@ -32,3 +32,4 @@ class Category(Generic[S]):
     check: Callable[[str, Data], Data]
     is_final: Callable[[S], bool]
     view: Callable[[str, At[S]], dict[str, Any]]
+    schema: int = 1

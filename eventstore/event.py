@@ -20,6 +20,7 @@ CATEGORY_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 STREAM_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._:-]{0,49}")
 KEY = re.compile(r"[\x21-\x7e]{1,200}")
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 Data = Mapping[str, Any]
 
@@ -72,9 +73,9 @@ START = Position(0, 0)
 class NewEvent:
     """A fact to be recorded.
 
-    key         appending the same key to the same stream again records nothing and answers with the first recording.
-    at          when it happened, if the producer knows better than the store's clock (spools, imports); aware.
-    request_id  what caused it, for tracing; travels with the event.
+    key          appending the same key to the same stream again records nothing and answers with the first recording.
+    at           when it happened, if the producer knows better than the store's clock (spools, imports); aware.
+    request_id   what caused it, for tracing; travels with the event. traceparent: the same as W3C Trace Context.
     """
 
     type: str
@@ -82,6 +83,7 @@ class NewEvent:
     key: str | None = None
     at: datetime | None = None
     request_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Event:
     position    the order among all streams, for server-side followers (`Store.read_all`).
     json        ``data`` as stored: one JSON object, UTF-8.
     at          when it happened (aware, UTC, microseconds).
+    schema      the number of the shape that ``data`` has in its category.
     """
 
     stream: StreamId
@@ -101,6 +104,8 @@ class Event:
     json: bytes
     at: datetime
     request_id: str | None = None
+    traceparent: str | None = None
+    schema: int = 1
 
     @property
     def data(self) -> dict[str, Any]:

@@ -83,6 +83,14 @@ class Index(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """What closes streams. The shipped stores are this, too."""
+
+    async def seal(self, stream: StreamId) -> int:
+        """Close ``stream`` for good: appends to it are `Sealed` from now on. Its last version; 0 for no such stream."""
+        ...
+
+
 async def replay(store: Store, stream: StreamId, after: int = 0) -> AsyncIterator[Event]:
     """Every event of ``stream`` after version ``after`` that is in the log by now, read page by page."""
     cursor = after

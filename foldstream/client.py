@@ -296,7 +296,13 @@ def _reading(seconds: float) -> httpx2.Timeout:
 
 def _posted(event: NewEvent) -> Json:
     posted: Json = {"type": event.type, "data": event.data}
-    for name, value in (("key", event.key), ("timestamp", event.at), ("requestId", event.request_id)):
+    optional = (
+        ("key", event.key),
+        ("timestamp", event.at),
+        ("requestId", event.request_id),
+        ("traceparent", event.traceparent),
+    )
+    for name, value in optional:
         if value is not None:
             posted[name] = value
     return posted

@@ -47,12 +47,14 @@ def routes(
         key = request.headers.get("idempotency-key")
         build = asked.pop("buildId", None) or (_id_of(key) if key is not None else new_id())
         stream = StreamId("build", build)
+        state = request.scope.get("state", {})
         replayed = key is not None and (await states.at(stream)).version > 0
         queued = NewEvent(
             "build_queued",
             {**asked, "worker": "web"},
             key=f"asked:{key}" if key is not None else None,
-            request_id=request.scope.get("state", {}).get("sent_request_id"),
+            request_id=state.get("sent_request_id"),
+            traceparent=state.get("traceparent"),
         )
         first = partial(accept, build=build, jobs=[Job("plan", build)])
         await store.append(stream, [queued], expected=0, also=first)

@@ -44,6 +44,7 @@ class Look:
     at: At[Build]
     attempt: int
     request_id: str | None
+    traceparent: str | None
 
     @property
     def state(self) -> Build:
@@ -102,8 +103,8 @@ class Steps:
 
     async def _look(self, job: Job) -> Look:
         events = [event async for event in replay(self._store, StreamId("build", job.build))]
-        request_id = events[0].request_id if events else None
-        return Look(job, CATEGORY.fold(events), attempts(events, job), request_id)
+        cause = (events[0].request_id, events[0].traceparent) if events else (None, None)
+        return Look(job, CATEGORY.fold(events), attempts(events, job), *cause)
 
     async def _begin(self, job: Job, queue: Queue) -> Look | None:
         """Take the job's next number; None if there is nothing to do any more."""
@@ -188,7 +189,13 @@ class Steps:
         """Keys name the attempt, so an append whose answer was lost cannot be recorded twice."""
         start = f"{mine.job.key}:{mine.attempt}:{moment}"
         return [
-            NewEvent(type_, {**data, "worker": self._name}, key=f"{start}:{n}", request_id=mine.request_id)
+            NewEvent(
+                type_,
+                {**data, "worker": self._name},
+                key=f"{start}:{n}",
+                request_id=mine.request_id,
+                traceparent=mine.traceparent,
+            )
             for n, (type_, data) in enumerate(said)
         ]
 

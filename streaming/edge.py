@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eventstore.errors import BadRequest, FoldstreamError, Forbidden, TooLarge
-from eventstore.event import KEY
+from eventstore.event import KEY, TRACEPARENT
 from streaming.metrics import Metrics
 from streaming.problem import problem_response
 
@@ -52,6 +52,8 @@ class Edge:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["sent_request_id"] = sent if sent == request_id else None
+        trace = headers.get("traceparent", "")
+        state["traceparent"] = trace if TRACEPARENT.fullmatch(trace) else None  # W3C: an invalid one is as good as none
         started = time.perf_counter()
 
         async def send_with_headers(message: Message) -> None:

@@ -1,5 +1,5 @@
-"""new_events(): what somebody posted, as events to append: one `{type, data, key?, timestamp?}`, a list of them, or
-NDJSON.
+"""new_events(): what somebody posted, as events to append: one `{type, data, key?, timestamp? ...}`, a list of them,
+or NDJSON.
 
 Everything a body can get wrong is answered with a problem that names the place; nothing is recorded then.
 """
@@ -25,6 +25,7 @@ class Posted(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None = None
     timestamp: datetime | None = None
     requestId: str | None = None
+    traceparent: str | None = None
 
 
 _one = msgspec.json.Decoder(Posted)
@@ -43,7 +44,8 @@ async def new_events(request: Request) -> tuple[list[NewEvent], int | None]:
     key = request.headers.get("idempotency-key")
     if key is not None and not (KEY.fullmatch(key) and len(key) <= 190):  # the rest is for :1, :2 ...
         raise BadRequest("Idempotency-Key is not 1 to 190 visible ASCII characters", fix="Send a UUID, for example.")
-    request_id = request.scope.get("state", {}).get("sent_request_id")
+    state = request.scope.get("state", {})
+    request_id, traceparent = state.get("sent_request_id"), state.get("traceparent")
     news = [
         NewEvent(
             one.type,
@@ -51,6 +53,7 @@ async def new_events(request: Request) -> tuple[list[NewEvent], int | None]:
             _nth(key, index) if one.key is None else one.key,
             one.timestamp,
             request_id if one.requestId is None else one.requestId,
+            traceparent if one.traceparent is None else one.traceparent,
         )
         for index, one in enumerate(posted)
     ]

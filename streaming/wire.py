@@ -31,7 +31,8 @@ def push_json(event: Event) -> bytes:
     stream = event.stream
     owner = b"buildId" if stream.category == "build" else b"streamId"
     request_id = orjson.dumps(event.request_id or stream.id)
-    return b'%b,"%b":"%b","requestId":%b}' % (_open_json(event), owner, stream.id.encode(), request_id)
+    trace = b',"traceparent":"%b"' % event.traceparent.encode() if event.traceparent else b""
+    return b'%b,"%b":"%b","requestId":%b%b}' % (_open_json(event), owner, stream.id.encode(), request_id, trace)
 
 
 def _open_json(event: Event) -> bytes:
@@ -80,20 +81,17 @@ def ndjson(events: Sequence[Event]) -> bytes:
 
 # The bus speaks MessagePack: bytes stay bytes. Positions do not travel: whoever needs them reads the log.
 _to_bus = msgspec.msgpack.Encoder()
-_from_bus = msgspec.msgpack.Decoder(tuple[str, list[tuple[int, str, bytes, datetime, str | None]]])
+_from_bus = msgspec.msgpack.Decoder(tuple[str, list[tuple[int, str, bytes, datetime, str | None, str | None, int]]])
 
 
 def bus_message(stream: StreamId, events: Sequence[Event]) -> bytes:
     """Events of one stream, for the other processes."""
-    return _to_bus.encode(
-        (str(stream), [(event.version, event.type, event.json, event.at, event.request_id) for event in events])
-    )
+    rows = [(e.version, e.type, e.json, e.at, e.request_id, e.traceparent, e.schema) for e in events]
+    return _to_bus.encode((str(stream), rows))
 
 
 def from_bus(message: bytes) -> tuple[StreamId, list[Event]]:
     """The reverse of bus_message. Raises ValueError for anything else."""
     name, rows = _from_bus.decode(message)
     stream = StreamId.parse(name)
-    return stream, [
-        Event(stream, version, START, type_, json, at, request_id) for version, type_, json, at, request_id in rows
-    ]
+    return stream, [Event(stream, row[0], START, *row[1:]) for row in rows]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from eventstore.admit import MAX_DATA_BYTES, Draft, admit
-from eventstore.errors import Conflict, KeyReused
+from eventstore.errors import Conflict, KeyReused, Sealed
 from eventstore.event import START, Event, NewEvent, Position, StreamId
 from eventstore.store import PAGE, Also, Announce, Listed
 
@@ -32,10 +32,11 @@ class _Log:
     created_at: datetime
     events: list[Event] = field(default_factory=list)
     keys: dict[str, Event] = field(default_factory=dict)
+    is_sealed: bool = False
 
 
 class MemoryStore:
-    """`Store` and `Index` in this process.
+    """`Store`, `Index` and `Keeper` in this process.
 
     announce  is called with new events after their commit, in order of version for each stream.
     delay     what each round trip takes: seconds, or a function to await. now: the clock.
@@ -68,7 +69,10 @@ class MemoryStore:
         async with self._locks[stream]:
             known = self._known(stream, drafts)
             if len(known) < len(drafts):
-                version = len(self._streams[stream].events) if stream in self._streams else 0
+                held = self._streams.get(stream)
+                version = len(held.events) if held is not None else 0
+                if held is not None and held.is_sealed:
+                    raise Sealed(f"{stream} is sealed at version {version}: nothing more is recorded in it")
                 if expected is not None and expected != version:
                     raise Conflict(stream, expected, version)
                 if also is not None:
@@ -101,6 +105,16 @@ class MemoryStore:
         if before is not None:
             youngest = youngest[youngest.index(before) + 1 :] if before in youngest else []
         return [Listed(s, len(self._streams[s].events), self._streams[s].created_at) for s in youngest[:limit]]
+
+    async def seal(self, stream: StreamId) -> int:
+        """See `Keeper.seal`."""
+        await self._round_trip()
+        async with self._locks[stream]:
+            held = self._streams.get(stream)
+            if held is None:
+                return 0
+            held.is_sealed = True
+            return len(held.events)
 
     async def epoch(self) -> str:
         """See `Index.epoch`."""
@@ -136,7 +150,15 @@ class MemoryStore:
             if event is None:
                 place = Position(self._transaction, len(self._all) + 1)
                 event = Event(
-                    stream, len(held.events) + 1, place, draft.type, draft.json, draft.at or now, draft.request_id
+                    stream,
+                    len(held.events) + 1,
+                    place,
+                    draft.type,
+                    draft.json,
+                    draft.at or now,
+                    draft.request_id,
+                    draft.traceparent,
+                    draft.schema,
                 )
                 held.events.append(event)
                 self._all.append(event)

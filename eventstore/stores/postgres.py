@@ -34,7 +34,7 @@ def silent(events: Sequence[Event]) -> None:
 
 
 class PostgresStore:
-    """`Store` and `Index` over the Postgres at ``dsn``, which `migrate` has prepared. Open it with ``async with``.
+    """`Store`, `Index` and `Keeper` over the Postgres at ``dsn``, which `migrate` has prepared. Use ``async with``.
 
     announce         is called with new events after their commit, in order of version for each stream.
     max_data_bytes   the most that the data of one event may take, encoded.
@@ -125,6 +125,11 @@ class PostgresStore:
         asked = {"category": category, "before": before.id if before else None, "limit": limit}
         rows = await self._connections.fetch(statements.RECENT, asked)
         return [Listed(StreamId(category, id_.decode()), head, statements.utc(born)) for id_, head, born in rows]
+
+    async def seal(self, stream: StreamId) -> int:
+        """See `Keeper.seal`."""
+        [(version,)] = await self._connections.fetch(statements.SEAL, (stream.category, stream.id))
+        return version or 0
 
     async def epoch(self) -> str:
         """See `Index.epoch`."""

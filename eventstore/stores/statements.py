@@ -18,9 +18,9 @@ from eventstore.stores.arrays import integers, texts, texts_if_any
 from eventstore.stores.batch import Group
 
 APPEND = """
-SELECT outcome, version, head, at, tx::text::bigint, position, type, data, request_id
+SELECT outcome, version, head, at, tx::text::bigint, position, type, data, request_id, traceparent, schema
 FROM append_events(%b::int[], %b::text[], %b::text[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[],
-                   %b::text[])
+                   %b::text[], %b::text[], %b::int[])
 ORDER BY ord
 """
 
@@ -28,7 +28,8 @@ ORDER BY ord
 APPEND_NEW = """
 SELECT heads, txs, positions, now
 FROM append_new(%b::text[], %b::text[], %b::int[], %b::int[],
-                %b::int[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b)
+                %b::int[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::text[],
+                %b::int[], %b)
 """
 IN_THE_WAY = frozenset({"23505", "FS001"})
 """The errors by which append_new says that append_events must do it."""
@@ -36,7 +37,7 @@ IN_THE_WAY = frozenset({"23505", "FS001"})
 # LATERAL here and below: one look-up after the other, never a join over whole tables, whatever the planner believes of
 # their size at the moment in which it makes a session's plan. Here it also makes the page one range of a primary key.
 READ = """
-SELECT e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id
+SELECT e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id, e.traceparent, e.schema
 FROM streams s CROSS JOIN LATERAL (
     SELECT * FROM events e WHERE e.part = s.part AND e.sid = s.sid AND e.version > %s ORDER BY e.version LIMIT %s
 ) e
@@ -46,7 +47,8 @@ ORDER BY e.version
 
 # Behind the cursor and below every open transaction. `e.tx` and no alias: ORDER BY would take the alias, which is text.
 READ_ALL = """
-SELECT s.category, s.id, e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id
+SELECT s.category, s.id, e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id,
+       e.traceparent, e.schema
 FROM (
     SELECT * FROM events
     WHERE (tx, position) > (%s::text::xid8, %s::bigint) AND tx < pg_snapshot_xmin(pg_current_snapshot())
@@ -71,6 +73,8 @@ WHERE category = %(category)s AND version > 0
 ORDER BY sid DESC LIMIT %(limit)s
 """
 
+SEAL = "SELECT seal_stream(%b, %b)"
+
 IS_READY = "SELECT to_regclass('streams') IS NOT NULL"
 
 EPOCH = "SELECT epoch::text FROM meta"
@@ -94,6 +98,8 @@ class Row(NamedTuple):
     type: bytes | None
     data: bytes | None
     request_id: bytes | None
+    traceparent: bytes | None
+    schema: int | None
 
 
 def append_arguments(groups: Sequence[Group]) -> tuple[list[Any], ...]:
@@ -110,6 +116,8 @@ def append_arguments(groups: Sequence[Group]) -> tuple[list[Any], ...]:
         [draft.key for draft in drafts],
         [draft.at for draft in drafts],
         [draft.request_id for draft in drafts],
+        [draft.traceparent for draft in drafts],
+        [draft.schema for draft in drafts],
     )
 
 
@@ -125,6 +133,11 @@ class Places:
     counts: list[int]
     of: list[int]
     offsets: list[int]
+
+    @property
+    def order(self) -> list[int]:
+        """The numbers of the events (0 ...) in the order of their streams, and of their offsets in each."""
+        return sorted(range(len(self.of)), key=self.of.__getitem__)
 
 
 def places(groups: Sequence[Group]) -> Places:
@@ -145,21 +158,26 @@ def places(groups: Sequence[Group]) -> Places:
 
 def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -> tuple[Any, ...]:
     """The arrays of APPEND_NEW. unsure: some of the streams may not exist yet."""
-    drafts = [draft for group in groups for draft in group.drafts]
+    given = [draft for group in groups for draft in group.drafts]
+    order = at.order
+    drafts = [given[number] for number in order]
     expected = {group.stream: group.expected for group in groups if group.expected is not None}
     times = [draft.at for draft in drafts]
+    schemas = [draft.schema for draft in drafts]
     return (
         texts([stream.category.encode() for stream in at.streams]),
         texts([stream.id.encode() for stream in at.streams]),
         [expected.get(stream) for stream in at.streams] if expected else None,
         integers(at.counts),
-        integers(at.of),
-        integers(at.offsets),
+        integers([at.of[number] for number in order]),
+        integers([at.offsets[number] for number in order]),
         texts([draft.type.encode() for draft in drafts]),
         texts([draft.json for draft in drafts]),
         texts_if_any([draft.key for draft in drafts]),
         times if any(times) else None,
         texts_if_any([draft.request_id for draft in drafts]),
+        texts_if_any([draft.traceparent for draft in drafts]),
+        integers(schemas) if any(schema != 1 for schema in schemas) else None,
         unsure,
     )
 
@@ -168,17 +186,33 @@ def all_recorded(groups: Sequence[Group], at: Places, row: Sequence[Any]) -> lis
     """What became of the appends of APPEND_NEW, from its row."""
     heads, txs, positions, now = row
     now = utc(now)
+    position_of = dict(zip(at.order, positions, strict=True))
     found = []
-    left = zip(at.of, at.offsets, positions, strict=True)
+    number = 0
     for group in groups:
         events = []
-        for draft, (place, offset, position) in zip(group.drafts, left, strict=False):  # takes no more than it needs
-            version, order = heads[place - 1] + offset, Position(txs[place - 1], position)
-            events.append(
-                Event(group.stream, version, order, draft.type, draft.json, draft.at or now, draft.request_id)
-            )
+        for draft in group.drafts:
+            place = at.of[number]
+            version = heads[place - 1] + at.offsets[number]
+            events.append(_recorded(group.stream, draft, version, Position(txs[place - 1], position_of[number]), now))
+            number += 1
         found.append(Recorded(events, events))
     return found
+
+
+def _recorded(stream: StreamId, draft: Draft, version: int, position: Position, now: datetime) -> Event:
+    """A draft that has its place in the log."""
+    return Event(
+        stream,
+        version,
+        position,
+        draft.type,
+        draft.json,
+        draft.at or now,
+        draft.request_id,
+        draft.traceparent,
+        draft.schema,
+    )
 
 
 class Recorded(NamedTuple):
@@ -227,7 +261,7 @@ def _refusal(group: Group, draft: Draft, row: Row) -> FoldstreamError:
 def _event(stream: StreamId, draft: Draft, row: Row) -> Event:
     assert row.version is not None
     assert row.at is not None
-    return Event(stream, row.version, _position(row), draft.type, draft.json, utc(row.at), draft.request_id)
+    return _recorded(stream, draft, row.version, _position(row), utc(row.at))
 
 
 def _first_recording(stream: StreamId, row: Row) -> Event:
@@ -235,8 +269,9 @@ def _first_recording(stream: StreamId, row: Row) -> Event:
     assert row.at is not None
     assert row.type is not None
     assert row.data is not None
-    request_id = row.request_id.decode() if row.request_id is not None else None
-    return Event(stream, row.version, _position(row), row.type.decode(), row.data, utc(row.at), request_id)
+    position = _position(row)
+    facts = (row.version, position.transaction, position.number, row.type, row.data, row.at)
+    return event_of(stream, (*facts, row.request_id, row.traceparent, row.schema))
 
 
 def _position(row: Row) -> Position:
@@ -251,8 +286,8 @@ def utc(at: datetime) -> datetime:
 
 
 def event_of(stream: StreamId, row: Sequence[Any]) -> Event:
-    """A row of READ: version, tx, position, type, data, at, request_id; text as bytes, times in UTC."""
-    version, tx, position, type_, data, at, request_id = row
+    """A row of READ; text as bytes, times in UTC."""
+    version, tx, position, type_, data, at, request_id, traceparent, schema = row
     return Event(
         stream=stream,
         version=version,
@@ -261,4 +296,6 @@ def event_of(stream: StreamId, row: Sequence[Any]) -> Event:
         json=data,
         at=utc(at),
         request_id=request_id.decode() if request_id is not None else None,
+        traceparent=traceparent.decode() if traceparent is not None else None,
+        schema=schema,
     )

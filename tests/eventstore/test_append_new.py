@@ -17,7 +17,7 @@ Sql = AsyncConnection[Any]
 CALL = """
 SELECT heads, positions FROM append_new(
     ARRAY['build'], ARRAY['27'], ARRAY[%(expected)s::int], ARRAY[%(count)s::int], ARRAY[1, 1], %(offsets)s::int[],
-    ARRAY['custom', 'custom'], ARRAY['{}', '{}'], %(keys)s::text[], NULL, NULL, %(unsure)s)
+    ARRAY['custom', 'custom'], ARRAY['{}', '{}'], %(keys)s::text[], NULL, NULL, NULL, NULL, %(unsure)s)
 """
 COMMON = {"expected": None, "count": 2, "offsets": [1, 2], "keys": None, "unsure": True}
 

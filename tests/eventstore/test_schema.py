@@ -74,14 +74,14 @@ async def test_nobody_changes_what_was_recorded(sql: Sql, store: PostgresStore, 
 @pytest.mark.parametrize(
     "change",
     [
-        "INSERT INTO events (sid, version, part, type, data) VALUES (1, 2, 1, 'custom', '{}')",
-        "INSERT INTO events_1 (sid, version, part, type, data) VALUES (1, 2, 1, 'custom', '{}')",
+        "INSERT INTO events (sid, version, part, type, data, hash) VALUES (1, 2, 1, 'custom', '{}', '')",
+        "INSERT INTO events_1 (sid, version, part, type, data, hash) VALUES (1, 2, 1, 'custom', '{}', '')",
         "UPDATE streams SET version = 0",
         "DELETE FROM streams",
         "UPDATE meta SET epoch = gen_random_uuid()",
         "DELETE FROM schema_version",
         "SELECT nextval('events_position_seq')",
-        "SELECT add_events_partition(2)",
+        "SELECT add_events_partition()",
         "DELETE FROM build_events",
         "UPDATE build_events SET event_type = 'x'",
     ],
@@ -245,8 +245,7 @@ async def reads(sql: Sql) -> dict[str, Any]:
 async def test_a_stream_lives_in_the_partition_of_its_birth(sql: Sql, store: PostgresStore) -> None:
     old, young = StreamId("build", "old"), StreamId("build", "young")
     await store.append(old, [NewEvent("custom")])
-    await sql.execute("SELECT add_events_partition(2)")
-    await sql.execute("UPDATE meta SET birth_part = 2")
+    await sql.execute("SELECT add_events_partition()")
     await store.append(young, [NewEvent("custom", key="k")])
     await store.append(old, [NewEvent("custom")])
     await store.append(young, [NewEvent("custom", key="k"), NewEvent("custom")])
@@ -266,7 +265,7 @@ async def test_every_column_and_index_of_schema_sql_has_a_comment() -> None:
     columns = [line for table in tables for line in table.splitlines() if re.match(r"    [a-z_]+ +\w+", line)]
     indexes = re.findall(r"CREATE (?:UNIQUE )?INDEX .*", schema)
     assert len(columns) > 25
-    assert len(indexes) == 4
+    assert len(indexes) == 10
     assert [line for line in columns + indexes if "--" not in line] == []
     for kind, name in re.findall(r"^CREATE (TABLE|VIEW|FUNCTION) (\w+)", schema, re.MULTILINE):
         assert f"COMMENT ON {kind} {name} IS" in schema, name
