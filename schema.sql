@@ -53,7 +53,7 @@ CREATE TABLE streams (
     floor       integer     NOT NULL DEFAULT 0 CHECK (floor <= version),   -- events up to here have left the log (0 = none)
     part        integer     NOT NULL,                                      -- the partition that holds all its events
     category    text        COLLATE "C" NOT NULL CHECK (category ~ '^[a-z][a-z0-9_]*$' AND length(category) <= 32),  -- build ...
-    id          text        COLLATE "C" NOT NULL CHECK (id ~ '^[A-Za-z0-9._:-]+$' AND length(id) <= 128)  -- its public id
+    id          text        COLLATE "C" NOT NULL CHECK (id ~ '^[A-Za-z0-9._:-]+$' AND id !~ '^\.\.?$' AND length(id) <= 128)  -- public
 ) WITH (fillfactor = 70);  -- room on each page, so that a new version rewrites the row in place (HOT), no index touched
 COMMENT ON TABLE streams IS 'One row a stream. Its lock is the only one that an append takes.';
 

@@ -17,7 +17,7 @@ import orjson
 from eventstore.errors import Invalid
 
 CATEGORY_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-STREAM_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+STREAM_ID = re.compile(r"(?!\.\.?$)[A-Za-z0-9._:-]{1,128}")  # . and .. mean other things in URLs and paths
 EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._:-]{0,49}")
 KEY = re.compile(r"[\x21-\x7e]{1,200}")
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -38,7 +38,7 @@ class StreamId:
         if not STREAM_ID.fullmatch(self.id):
             raise Invalid(
                 f"{self.id[:40]!r} is not an id",
-                fix="Use 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+                fix="Use 1 to 128 characters of A-Z a-z 0-9 . _ : - (not . or .. alone)",
                 pointer="/id",
             )
 

@@ -32,7 +32,7 @@ def test_an_id_is_opaque_text(id_: str) -> None:
     assert StreamId.parse(f"build-{id_}").id == id_
 
 
-@pytest.mark.parametrize("id_", ["", "a" * 129, "a b", "a/b", "a\n", "ä", "a\x00", "..%2f"])
+@pytest.mark.parametrize("id_", ["", ".", "..", "a" * 129, "a b", "a/b", "a\n", "ä", "a\x00", "..%2f"])
 def test_an_id_with_other_characters_is_refused(id_: str) -> None:
     with pytest.raises(Invalid) as refused:
         StreamId("build", id_)

@@ -25,6 +25,7 @@ from pipeline.workspace import Workspace
 pytestmark = pytest.mark.pure
 
 STREAM = StreamId("build", "27")
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 PLAN = Job("plan", "27")
 
 
@@ -99,7 +100,7 @@ class Line:
         )
 
     async def ask(self) -> None:
-        queued = NewEvent("build_queued", {"prompt": "todo app", "name": "Todo"}, request_id="r-1")
+        queued = NewEvent("build_queued", {"prompt": "todo app", "name": "Todo"}, request_id="r-1", traceparent=TRACE)
         await self.store.append(STREAM, [queued])
         self.queue.waiting.append(PLAN)
 
@@ -152,7 +153,7 @@ async def test_a_build_runs_from_its_first_job_to_its_last(line: Line) -> None:
     events = await line.events()
     assert [event.type for event in events] == WHOLE
     assert {event.data["worker"] for event in events[1:]} == {"w1"}
-    assert {event.request_id for event in events} == {"r-1"}
+    assert {(event.request_id, event.traceparent) for event in events} == {("r-1", TRACE)}
     state = await line.state()
     assert (state.status, state.progress, state.preview_url) == ("completed", 100, "https://x.test/27/")
     assert line.queue.over

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import jwt
+import orjson
 import pytest
 
 from eventstore import StreamId
 from eventstore.errors import CannotStart, Forbidden
+from streaming import wire
 from streaming.token import Signer
 from tests.serving import SECRET, Served, connected, serving_memory
 
@@ -165,11 +167,44 @@ async def test_a_foreign_name_for_this_machine_is_not_served() -> None:
             assert (await served.client.get("/health", headers={"Host": host})).status_code in (400, 421)
 
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+OTHER_TRACE = "00-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-bbbbbbbbbbbbbbbb-00"
+
+
+async def test_a_trace_context_travels_with_the_events_to_every_viewer(guarded: Served) -> None:
+    headers = {"traceparent": TRACE, "Authorization": f"Bearer {token()}"}
+    before = len(await guarded.store.read(StreamId("build", "27")))
+    two = [{"type": "x"}, {"type": "y", "traceparent": OTHER_TRACE}]
+    await guarded.client.post("/api/builds/27/events", json=two, headers=headers)
+    for invalid in ("00-xyz", TRACE.upper(), TRACE + "-more", "00-" + "0" * 32 + "-00f067aa0ba902b7-01"):
+        await guarded.client.post(
+            "/api/builds/27/events", json={"type": "z"}, headers=headers | {"traceparent": invalid}
+        )
+    log = (await guarded.store.read(StreamId("build", "27")))[before:]
+    assert [event.traceparent for event in log] == [TRACE, OTHER_TRACE, None, None, None, None]
+    assert [orjson.loads(wire.push_json(event)).get("traceparent") for event in log[:3]] == [TRACE, OTHER_TRACE, None]
+    assert [event.traceparent for event in wire.from_bus(wire.bus_message(log[0].stream, log))[1][:2]] == [
+        TRACE,
+        OTHER_TRACE,
+    ]
+
+
+async def test_a_body_with_a_bad_trace_context_is_refused(guarded: Served) -> None:
+    answer = await guarded.client.post(
+        "/api/builds/27/events",
+        json={"type": "x", "traceparent": "00-xyz"},
+        headers={"Authorization": f"Bearer {token()}"},
+    )
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/traceparent")
+    assert all(event.type != "x" for event in await guarded.store.read(StreamId("build", "27")))
+
+
 async def test_a_request_id_that_is_sent_comes_back_and_travels_with_the_events(guarded: Served) -> None:
     headers = {"X-Request-Id": "trace-7", "Authorization": f"Bearer {token()}"}
     answer = await guarded.client.post("/api/builds/27/events", json={"type": "x"}, headers=headers)
     assert answer.headers["x-request-id"] == "trace-7"
     log = await guarded.store.read(StreamId("build", "27"))
     assert log[-1].request_id == "trace-7"
+    assert log[-1].traceparent is None
     odd = await guarded.client.get("/health", headers={"X-Request-Id": "a b\tc"})
     assert odd.headers["x-request-id"] != "a b\tc"
