@@ -6,6 +6,7 @@
 - **One owner.** A data folder belongs to one launcher at a time: a lock that the launcher *and* its Postgres hold.
 - **No orphans.** A server ends with its parent, however that ends, kill -9 included (process.py says how).
 - **Yours wins.** A URL that is given is used as it is, and that server is not started.
+- **Back again.** A server that falls (killed, out of memory) is started again on the same socket with the same data.
 
 All of it is synchronous: it happens before the event loop. It may be called from any thread.
 
@@ -13,6 +14,7 @@ All of it is synchronous: it happens before the event loop. It may be called fro
     process.py       start, readiness, end and log of one server process
     run_postgres.py  the data folder and the settings of PostgreSQL
     run_valkey.py    the settings of Valkey
+    revive.py        starts again what has fallen
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from foldstream.services import run_postgres, run_valkey
 from foldstream.services.process import interrupt_all
 from foldstream.services.programs import HERE, Places
+from foldstream.services.revive import reviving
 
 __all__ = ["HERE", "Places", "Services", "local_services", "postgres", "valkey"]
 
@@ -71,12 +74,14 @@ def local_services(
             database = stack.enter_context(run_postgres.running(data_dir, durable=durable, places=places))
         if not redis_url:
             redis = stack.enter_context(run_valkey.running(data_dir, places=places))
+        ours = [server for server in (database, redis) if server]
         # Leaving runs this first, so that the second server is not asked only after the first has ended.
-        stack.callback(interrupt_all, [server for server in (database, redis) if server])
+        stack.callback(interrupt_all, ours)
         if database:
             database_url = database.wait_ready()
         if redis:
             redis_url = redis.wait_ready()
         assert database_url
         assert redis_url
+        stack.enter_context(reviving(ours))
         yield Services(database_url, redis_url)

@@ -157,19 +157,34 @@ class Server:
         self,
         title: str,
         url: str,
-        process: subprocess.Popen[bytes],
+        spawn: Callable[[], subprocess.Popen[bytes]],
         ready: Callable[[int], bool],
         log: Path,
-        since: int,
     ) -> None:
         self.title, self.url, self.log = title, url, log
-        self._process, self._ready, self._since = process, ready, since
+        self._spawn, self._ready = spawn, ready
+        self._since = log.stat().st_size
         self._asked = False
+        self._process = spawn()
 
-    def wait_ready(self, seconds: float = START_SECONDS) -> str:
-        """Wait until the server answers and give its URL; CannotStart with the end of its log if it does not."""
+    @property
+    def has_fallen(self) -> bool:
+        """It ended although nobody asked it to."""
+        return not self._asked and self._process.poll() is not None
+
+    def start_again(self) -> None:
+        """A new process in the place of one that has fallen; `wait_ready` as after the first."""
+        self._dismiss_watcher()
+        self._since = self.log.stat().st_size
+        self._process = self._spawn()
+
+    def wait_ready(self, seconds: float = START_SECONDS, *, over: Callable[[], bool] = lambda: False) -> str:
+        """Wait until the server answers and give its URL; CannotStart with the end of its log if it does not.
+
+        ``over``: nobody needs it any more; then it returns at once.
+        """
         deadline = time.monotonic() + seconds
-        while not self._ready(self._process.pid):
+        while not self._ready(self._process.pid) and not over():
             if self._process.poll() is not None:
                 raise self._failed(f"{self.title} ended while it started (exit code {self._process.returncode})")
             if time.monotonic() > deadline:
@@ -191,9 +206,13 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._dismiss_watcher()
+
+    def _dismiss_watcher(self) -> None:
+        """It has nothing left to watch."""
         assert self._process.stdin
         with suppress(BrokenPipeError), self._process.stdin as pipe:
-            pipe.write(b"\n")  # the watcher has nothing left to watch
+            pipe.write(b"\n")
 
     def _failed(self, what: str) -> CannotStart:
         with self.log.open("rb") as file:
@@ -241,24 +260,26 @@ def launched(
     with writing(log.parent):
         if log.exists() and log.stat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".old.log"))
-        output = log.open("ab")
-    with output:
-        since = output.tell()
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHED, str(sockets), *argv],
-            bufsize=0,
-            cwd=cwd,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            pass_fds=keep,
-            start_new_session=True,  # a terminal's Ctrl-C must reach us, and only through us the servers
-            user=account.uid,
-            group=account.gid,
-            extra_groups=account.groups,
-        )
-    server = Server(title, url, process, ready, log, since)
+        log.open("ab").close()
+
+    def spawn() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                ["/bin/sh", "-c", WATCHED, str(sockets), *argv],
+                bufsize=0,
+                cwd=cwd,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=keep,
+                start_new_session=True,  # a terminal's Ctrl-C must reach us, and only through us the servers
+                user=account.uid,
+                group=account.gid,
+                extra_groups=account.groups,
+            )
+
+    server = Server(title, url, spawn, ready, log)
     try:
         yield server
     finally:

@@ -257,6 +257,31 @@ def test_a_start_right_after_a_kill_waits_for_the_dying_server(data: Path, launc
 
 
 @pytest.mark.live
+def test_a_server_that_is_killed_comes_back_on_its_socket_with_its_data(data: Path) -> None:
+    with local_services(data) as services:
+        with psycopg.connect(services.database_url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept (n int)")
+        postmaster = int((next(data.glob("pg*")) / "postmaster.pid").read_text().split()[0])
+        with redis.Redis.from_url(services.redis_url) as client:
+            valkey_pid = client.info("server")["process_id"]
+        for pid in (postmaster, valkey_pid):
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: _answers(services) == 0, 20)
+        with redis.Redis.from_url(services.redis_url) as client:
+            assert client.info("server")["process_id"] != valkey_pid
+
+
+def _answers(services: Services) -> int | None:
+    """The rows of `kept`, once both servers answer."""
+    try:
+        with psycopg.connect(services.database_url) as connection, redis.Redis.from_url(services.redis_url) as client:
+            client.ping()
+            [count] = connection.execute("SELECT count(*) FROM kept").fetchone() or [None]
+            return count
+    except (psycopg.OperationalError, redis.ConnectionError):
+        return None
+
+
 def test_postgres_recovers_from_its_own_kill(data: Path) -> None:
     with postgres(data) as url:
         ask(url, "CREATE TABLE recovered AS SELECT 27 AS n")
