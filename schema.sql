@@ -481,7 +481,7 @@ CREATE VIEW tasks AS
            p.status                 AS current_status,  -- pending, processing, completed, failed
            coalesce(p.state -> 'result', '{}') || jsonb_build_object('progress', p.state -> 'progress') AS result_data,
            p.state ->> 'error'      AS error_message,
-           p.born_at                AS created_at,
+           (p.state ->> 'created_at')::timestamptz   AS created_at,
            (p.state ->> 'started_at')::timestamptz   AS started_at,
            (p.state ->> 'completed_at')::timestamptz AS completed_at
     FROM states AS p

@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "foldstream": {"foldstream", "streaming", "pipeline", "eventstore"},
 }
 PURE = [
-    *(f"eventstore/{name}.py" for name in ("admit", "category", "errors", "event", "fold", "text")),
-    *(f"eventstore/categories/{name}.py" for name in ("__init__", "build", "build_vocabulary")),
+    *(f"eventstore/{name}.py" for name in ("admit", "category", "chain", "errors", "event", "fold", "frozen", "text", "upcast")),
+    *(f"eventstore/categories/{name}.py" for name in ("__init__", "build", "build_state", "build_vocabulary")),
+    *(f"eventstore/categories/{name}.py" for name in ("task", "task_vocabulary")),
     "eventstore/stores/batch.py",
     *(f"streaming/{name}.py" for name in ("cursor", "wire", "token")),
     *(f"pipeline/{name}.py" for name in ("flow", "planner")),

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from eventstore.categories import build
+from eventstore.categories import build, task
 from eventstore.category import Category
 
-ALL: tuple[Category[Any], ...] = (build.CATEGORY,)
+ALL: tuple[Category[Any], ...] = (build.CATEGORY, task.CATEGORY)
 
 BY_NAME: Mapping[str, Category[Any]] = {category.name: category for category in ALL}

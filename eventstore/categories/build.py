@@ -9,72 +9,30 @@ means completed and completed means 100. The source documents also print other n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from eventstore.categories import build_vocabulary as vocabulary
-from eventstore.category import Category
+from eventstore.categories.build_state import FINAL, ORDER, Build, Task
+from eventstore.category import Category, Labels, project_of
 from eventstore.event import Event
 from eventstore.fold import At, Fold
 from eventstore.text import iso_millis
 
+__all__ = ["CATEGORY", "CHANGES", "FINAL", "ORDER", "Build", "Task", "evolve", "is_final", "labels", "old_view", "view"]
+
 MOST_TASKS = 100_000
 MOST_UNPLANNED = 1_000
 MOST_SECONDS = 10_000_000
-FINAL = frozenset({"completed", "failed", "cancelled"})
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One step of the plan. status: pending, running, completed, failed. estimate and times: seconds, UTC."""
-
-    id: str
-    name: str
-    description: str = ""
-    status: str = "pending"
-    estimate: float | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    error: str | None = None
-    files: tuple[str, ...] = ()
-    spec: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """Everything that is known of a build.
-
-    status    unknown, queued, planning, executing, deploying, completed, failed, cancelled.
-    stage     how far the work went: the type of the last event that moved it on (what `pipeline.flow` decides by). It
-              never goes back to an earlier phase, whatever a worker that lost its job may still say.
-    progress  0..100, never falls. legacy: the same on the old documents' scale.
-    request   the data of build_queued or run_started: what was asked for.
-    """
-
-    status: str = "unknown"
-    stage: str = ""
-    progress: int = 0
-    legacy: int = 0
-    message: str = ""
-    request: Mapping[str, Any] | None = None
-    tasks: tuple[Task, ...] = ()
-    task_count: int = 0
-    preview_url: str | None = None
-    error: str | None = None
-    events: int = 0
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    updated_at: datetime | None = None
-
 
 Change = Callable[[Build, Event, Mapping[str, Any]], Build]
 
 
 def _at_least(state: Build, progress: float) -> Build:
-    return replace(state, progress=max(state.progress, min(99, int(progress))))
+    reached = min(99, int(progress))
+    return replace(state, progress=reached) if reached > state.progress else state
 
 
 def _number(data: Mapping[str, Any], name: str, high: float) -> float:
@@ -83,8 +41,16 @@ def _number(data: Mapping[str, Any], name: str, high: float) -> float:
     return min(max(value, 0), high) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
 
 
+def _text(value: object) -> str:
+    """Any value as text, "" for none: what was nested a thousand levels deep has no text, and a fold never raises."""
+    try:
+        return str(value or "")
+    except RecursionError:
+        return "..."
+
+
 def _fail(state: Build, event: Event, error: object) -> Build:
-    return replace(state, status="failed", error=str(error), ended_at=event.at)
+    return replace(state, status="failed", error=_text(error) or "No reason was given", ended_at=event.at)
 
 
 def _with_plan(state: Build, data: Mapping[str, Any]) -> Build:
@@ -95,24 +61,26 @@ def _with_plan(state: Build, data: Mapping[str, Any]) -> Build:
     known = {task.id: task for task in state.tasks}
     tasks = tuple(
         replace(
-            known.get(str(raw.get("id")), Task(str(raw.get("id")), "")),
-            name=str(raw.get("name") or raw.get("id")),
-            description=str(raw.get("description") or ""),
+            known.get(id_ := _text(raw.get("id")), Task(id_, "")),
+            name=_text(raw.get("name")) or id_,
+            description=_text(raw.get("description")),
             estimate=_number(raw, "estimatedDuration", MOST_SECONDS) if "estimatedDuration" in raw else None,
             spec=raw,
         )
         for raw in listed
         if isinstance(raw, Mapping)
     )
-    return replace(state, tasks=tasks, task_count=len(tasks))
+    done, running = (sum(task.status == status for task in tasks) for status in ("completed", "running"))
+    return replace(state, tasks=tasks, task_count=len(tasks), done=done, running=running)
 
 
 def _find(state: Build, data: Mapping[str, Any], wanted: str) -> int | None:
     """The task an event speaks of: by id, by name, else the first that is in the ``wanted`` status."""
-    for key, value in (("id", data.get("taskId")), ("name", data.get("taskName"))):
-        if value is not None:
-            return next((i for i, task in enumerate(state.tasks) if getattr(task, key) == value), None)
-    return next((i for i, task in enumerate(state.tasks) if task.status == wanted), None)
+    id_, name = data.get("taskId"), data.get("taskName")
+    for index, task in enumerate(state.tasks):  # a bare loop: it is what a task event costs
+        if task.id == id_ if id_ is not None else task.name == name if name is not None else task.status == wanted:
+            return index
+    return None
 
 
 def _set_task(state: Build, event: Event, data: Mapping[str, Any], wanted: str, **changes: Any) -> Build:
@@ -120,18 +88,22 @@ def _set_task(state: Build, event: Event, data: Mapping[str, Any], wanted: str, 
     if index is None and len(state.tasks) >= MOST_UNPLANNED:
         return state  # every task event looks at every task: an endless list would make each event dearer
     if index is None:  # a plan that told only the count, or a task outside the plan
-        name = str(data.get("taskName") or data.get("taskId") or f"Task {len(state.tasks) + 1}")
-        tasks = (*state.tasks, replace(Task(str(data.get("taskId") or name), name), **changes))
+        id_ = _text(data.get("taskId"))
+        name = _text(data.get("taskName")) or id_ or f"Task {len(state.tasks) + 1}"
+        before, task = "", replace(Task(id_ or name, name), **changes)
+        tasks = (*state.tasks, task)
     else:
-        tasks = (*state.tasks[:index], replace(state.tasks[index], **changes), *state.tasks[index + 1 :])
-    state = replace(state, tasks=tasks, status="executing" if state.status != "deploying" else state.status)
-    done = sum(task.status == "completed" for task in tasks)
-    running = sum(task.status == "running" for task in tasks)
+        before, task = state.tasks[index].status, replace(state.tasks[index], **changes)
+        tasks = (*state.tasks[:index], task, *state.tasks[index + 1 :])
+    done = state.done + (task.status == "completed") - (before == "completed")
+    running = state.running + (task.status == "running") - (before == "running")
+    state = replace(state, tasks=tasks, status="executing", done=done, running=running)
     return _at_least(state, 10 + 60 * (done + running / 2) / max(state.task_count, len(tasks)))
 
 
 def _build_queued(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
-    return replace(state, status="queued", request=data)
+    begun = ORDER.get(state.status, 0) > ORDER["planning"]  # a stray one comes late: what is being done was asked for
+    return replace(state, status="queued", request=(state.request or data) if begun else data)
 
 
 def _plan_started(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
@@ -153,12 +125,12 @@ def _task_started(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
 def _task_completed(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
     details = data.get("details")
     named = details.get("filesCreated") if isinstance(details, Mapping) else None
-    files = tuple(str(name) for name in named) if isinstance(named, list) else ()
+    files = tuple(_text(name) for name in named) if isinstance(named, list) else ()
     return _set_task(state, event, data, "running", status="completed", ended_at=event.at, files=files)
 
 
 def _task_failed(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
-    error = str(data.get("error") or "The task failed")
+    error = _text(data.get("error")) or "The task failed"
     soft = data.get("severity") == "soft"
     status = "pending" if soft else "failed"
     state = _set_task(state, event, data, "running", status=status, ended_at=event.at, error=error)
@@ -195,7 +167,7 @@ def _deploy_completed(state: Build, event: Event, data: Mapping[str, Any]) -> Bu
     url = data.get("previewUrl")
     if not url:  # only reachable through a log that something else wrote: never completed without a preview
         return state
-    return replace(state, status="completed", progress=100, preview_url=str(url), ended_at=event.at)
+    return replace(state, status="completed", progress=100, preview_url=_text(url), ended_at=event.at)
 
 
 def _failed(state: Build, event: Event, data: Mapping[str, Any]) -> Build:
@@ -222,61 +194,40 @@ def _run_cancelled(state: Build, event: Event, data: Mapping[str, Any]) -> Build
     return replace(state, status="cancelled", ended_at=event.at)
 
 
-CHANGES: Mapping[str, Change] = {
-    "build_queued": _build_queued,
-    "plan_started": _plan_started,
-    "plan_generated": _plan_generated,
-    "plan_updated": _plan_updated,
-    "task_started": _task_started,
-    "task_completed": _task_completed,
-    "task_failed": _task_failed,
-    "task_reset": _task_reset,
-    "deploy_started": _deploy_started,
-    "build_started": _build_started,
-    "build_progress": _build_progress,
-    "build_completed": _build_completed,
-    "build_failed": _failed,
-    "deploy_progress": _deploy_progress,
-    "deploy_completed": _deploy_completed,
-    "deploy_failed": _failed,
-    "error": _error,
-    "run_started": _run_started,
-    "run_output": _run_output,
-    "run_completed": _run_completed,
-    "run_failed": _failed,
-    "run_cancelled": _run_cancelled,
+CHANGES: Mapping[str, tuple[int, Change]] = {
+    "build_queued": (1, _build_queued),
+    "plan_started": (1, _plan_started),
+    "plan_generated": (2, _plan_generated),
+    "plan_updated": (2, _plan_updated),
+    "task_started": (2, _task_started),
+    "task_completed": (2, _task_completed),
+    "task_failed": (2, _task_failed),
+    "task_reset": (2, _task_reset),
+    "deploy_started": (3, _deploy_started),
+    "build_started": (3, _build_started),
+    "build_progress": (3, _build_progress),
+    "build_completed": (4, _build_completed),
+    "build_failed": (5, _failed),
+    "deploy_progress": (4, _deploy_progress),
+    "deploy_completed": (5, _deploy_completed),
+    "deploy_failed": (5, _failed),
+    "error": (0, _error),
+    "run_started": (1, _run_started),
+    "run_output": (2, _run_output),
+    "run_completed": (5, _run_completed),
+    "run_failed": (5, _failed),
+    "run_cancelled": (5, _run_cancelled),
 }
-"""What each event type does to the state. A type that is not here (status, deploy_log, anything new) only speaks."""
-
-
-PHASES: Mapping[str, int] = {
-    "build_queued": 1,
-    "plan_started": 1,
-    "run_started": 1,
-    "plan_generated": 2,
-    "plan_updated": 2,
-    "task_started": 2,
-    "task_completed": 2,
-    "task_failed": 2,
-    "task_reset": 2,
-    "run_output": 2,
-    "deploy_started": 3,
-    "build_started": 3,
-    "build_progress": 3,
-    "build_completed": 4,
-    "deploy_progress": 4,
-    "deploy_completed": 5,
-    "build_failed": 5,
-    "deploy_failed": 5,
-    "run_completed": 5,
-    "run_failed": 5,
-    "run_cancelled": 5,
-}
-"""Which phase an event belongs to: planning, doing, building, deploying, over. What is not here belongs to none."""
+"""What each event type does to the state, and which phase it belongs to: planning, doing, building, deploying, over;
+0 = to none. A type that is not here (status, deploy_log, anything new) only speaks."""
 
 
 def _stage(state: Build, type_: str) -> str:
-    return type_ if PHASES.get(type_, 0) >= PHASES.get(state.stage, 0) else state.stage
+    return type_ if _phase(type_) >= _phase(state.stage) else state.stage
+
+
+def _phase(type_: str) -> int:
+    return CHANGES[type_][0] if type_ in CHANGES else 0
 
 
 def _legacy(state: Build, event: Event, status: str) -> int:
@@ -291,29 +242,45 @@ def _legacy(state: Build, event: Event, status: str) -> int:
 
 def evolve(state: Build, event: Event) -> Build:
     """One more event. After the end nothing changes any more but the count and the time."""
+    if state.status in FINAL:
+        return replace(state, events=state.events + 1, updated_at=event.at)
+    try:
+        data = event.data
+    except orjson.JSONDecodeError:  # Postgres takes numbers and depths that we cannot read, if SQL writes them
+        data = {}
     seen = replace(
         state,
         events=state.events + 1,
         started_at=state.started_at or event.at,
         updated_at=event.at,
+        message=_text(data.get("message")) or state.message,
+        log_url=_log_url(event, data) or state.log_url,
     )
-    if state.status in FINAL:
+    if event.type not in CHANGES:
         return seen
-    change = CHANGES.get(event.type)
-    try:
-        data = event.data
-    except orjson.JSONDecodeError:  # Postgres takes numbers and depths that we cannot read, if SQL writes them
-        data = {}
-    message = str(data.get("message") or "")
-    after = replace(seen, message=message or state.message)
-    if change is not None:
-        after = replace(change(after, event, data), stage=_stage(state, event.type))
-    return replace(after, legacy=_legacy(state, event, after.status))
+    after = CHANGES[event.type][1](seen, event, data)
+    went_back = ORDER.get(after.status, len(ORDER)) < ORDER.get(state.status, 0)
+    status = state.status if went_back else after.status
+    stage, legacy = _stage(state, event.type), _legacy(state, event, status)
+    moved = (status, stage, legacy) != (after.status, after.stage, after.legacy)
+    return replace(after, status=status, stage=stage, legacy=legacy) if moved else after
+
+
+def _log_url(event: Event, data: Mapping[str, Any]) -> str | None:
+    url = data.get("buildLogUrl")
+    if not event.type.startswith("build_") or not isinstance(url, str):
+        return None
+    return url if url.startswith(("https://", "http://", "/")) else None  # it becomes a link
 
 
 def is_final(state: Build) -> bool:
     """Completed, failed or cancelled: nothing more is expected."""
     return state.status in FINAL
+
+
+def labels(state: Build) -> Labels:
+    """What lists of builds are filtered by."""
+    return Labels(state.status, project_of(state.request or {}))
 
 
 OLD_STATUS: Mapping[str, str] = {"queued": "unknown", "cancelled": "failed"}
@@ -360,7 +327,7 @@ def old_view(id_: str, at: At[Build], *, legacy: bool = False) -> dict[str, Any]
 
 def _name(id_: str, build: Build) -> str:
     request = build.request or {}
-    return str(request.get("name") or request.get("prompt") or request.get("command") or id_)[:200]
+    return _text(request.get("name") or request.get("prompt") or request.get("command") or id_)[:200]
 
 
 def _step(task: Task) -> dict[str, Any]:
@@ -379,9 +346,12 @@ def _step(task: Task) -> dict[str, Any]:
 
 CATEGORY: Category[Build] = Category(
     name="build",
+    version=1,
+    state=Build,
     fold=Fold(Build(), evolve),
     aliases=vocabulary.ALIASES,
     check=vocabulary.check,
     is_final=is_final,
+    labels=labels,
     view=view,
 )

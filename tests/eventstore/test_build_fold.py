@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore import Event, NewEvent
-from eventstore.categories.build import CATEGORY, FINAL, Build, old_view
+from eventstore import START, Event, NewEvent
+from eventstore.categories.build import CATEGORY, FINAL, ORDER, Build, old_view
 from eventstore.categories.build_vocabulary import TYPES
 from tests.eventstore.logs import BEGIN, BUILD_27, F27, f27, recorded
 
@@ -163,6 +163,61 @@ def test_a_plan_may_grow_and_shrink_and_the_bar_never_goes_back() -> None:
     assert [(task.status, task.files) for task in run[4].tasks] == [("completed", ("a.html",))]
 
 
+def tasks_begun() -> list[NewEvent]:
+    return [
+        NewEvent("build_queued", {"prompt": "a page", "projectId": "crm"}),
+        NewEvent("plan_generated", {"plan": {"tasks": [{"id": "a", "name": "A"}, {"id": "b", "name": "B"}]}}),
+        NewEvent("task_started", {"taskId": "a"}),
+    ]
+
+
+@pytest.mark.parametrize("stray", ["build_queued", "plan_started", "plan_generated", "run_started"])
+@pytest.mark.parametrize("stage", ["task_started", "deploy_started", "build_progress", "deploy_progress"])
+def test_a_stray_early_event_does_not_take_the_status_back(stray: str, stage: str) -> None:
+    begun = [*tasks_begun(), NewEvent(stage, {"taskId": "a"})]
+    before, late = states([*begun, NewEvent(stray, {"taskCount": 2})])[-2:]
+    assert (late.status, late.progress) == (before.status, before.progress)
+
+
+def test_a_second_request_does_not_replace_what_is_being_done() -> None:
+    late = after(*tasks_begun(), NewEvent("build_queued", {"prompt": "another"}))
+    assert late.request
+    assert late.request["prompt"] == "a page"
+    early = after("plan_started", NewEvent("build_queued", {"prompt": "a page"}))
+    assert (early.status, (early.request or {})["prompt"]) == ("planning", "a page")
+
+
+@pytest.mark.req("S2-21", "S2-49")
+def test_the_link_to_the_whole_log_is_kept() -> None:
+    url = "https://logs.example/27.txt?signature=1"
+    assert after("build_started", NewEvent("build_progress", {"buildLogUrl": url}), "build_completed").log_url == url
+    assert after(NewEvent("build_failed", {"buildLogUrl": url})).log_url == url
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "", 5, None, ["https://x.dev"]])
+def test_what_is_no_link_is_no_link(url: Any) -> None:
+    good = NewEvent("build_started", {"buildLogUrl": "/v1/runs/build-27/log"})
+    assert after(good, NewEvent("build_progress", {"buildLogUrl": url})).log_url == "/v1/runs/build-27/log"
+    assert after(NewEvent("task_started", {"buildLogUrl": "https://x.dev"})).log_url is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "project"),
+    [
+        ({"projectId": "crm"}, "crm"),
+        ({"project": "crm"}, "crm"),
+        ({"projectId": "a", "project": "b"}, "a"),
+        ({"projectId": "", "project": "b"}, "b"),
+        ({"projectId": 5}, None),
+        ({"project": "x" * 200}, "x" * 128),
+        ({}, None),
+    ],
+)
+def test_lists_know_the_status_and_the_project(request_: dict[str, Any], project: str | None) -> None:
+    assert CATEGORY.labels(after(NewEvent("build_queued", request_))) == ("queued", project)
+    assert CATEGORY.labels(Build()) == ("unknown", None)
+
+
 def test_the_view_is_the_whole_state() -> None:
     view = CATEGORY.view("27", fold(recorded(f27())))
     assert view["id"] == "build-27"
@@ -198,7 +253,20 @@ def test_progress_never_goes_back_and_100_means_completed(events: list[NewEvent]
         assert before.legacy <= state.legacy <= 100
         assert (state.progress == 100) == (state.status == "completed")
         assert before.status not in FINAL or state.status == before.status
+        assert state.status in FINAL or ORDER[before.status] <= ORDER[state.status]
+        assert state.done == sum(task.status == "completed" for task in state.tasks)
+        assert state.running == sum(task.status == "running" for task in state.tasks)
         before = state
+
+
+@pytest.mark.parametrize("type_", [*sorted(TYPES), "custom"])
+def test_text_that_is_a_thousand_levels_deep_does_not_break_the_fold(type_: str) -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+    names = (b"message", b"error", b"taskName", b"previewUrl", b"buildLogUrl", b"prompt")
+    json = b"{" + b", ".join(b'"%b": %b' % (name, deep) for name in names) + b"}"
+    at = fold([Event(BUILD_27, 1, START, type_, json, BEGIN)])
+    CATEGORY.view("27", at)
+    assert at.state.events == 1
 
 
 ANY_JSON = st.recursive(
