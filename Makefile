@@ -59,6 +59,9 @@ bench-read: $(VENV)/.ready ## replay beside decoding and encoding again
 bench-push: $(VENV)/.ready ## fan-out beside plain sse-starlette and python-socketio
 	$(BIN)/python -m benchmarks push $(ARGS)
 
+crash: $(VENV)/.ready ## kill Postgres and the writer, 200 times over, and audit the log (five minutes)
+	$(BIN)/python -m benchmarks.crash $(ARGS)
+
 demo: $(VENV)/.ready ## build an app from a prompt and watch it in this terminal
 	@$(BIN)/python examples/demo.py $(ARGS)
 
@@ -72,4 +75,4 @@ types: $(VENV)/.ready ## mypy --strict
 clean: ## remove what was built (not .foldstream: that is your data)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup run test pure browser acceptance bench bench-append bench-read bench-push demo lint types clean
+.PHONY: help setup run test pure browser acceptance bench bench-append bench-read bench-push crash demo lint types clean
