@@ -24,7 +24,6 @@ from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from eventstore.errors import FoldstreamError, Invalid, Unavailable
-from eventstore.stores.arrays import Array, ArrayDumper
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -51,6 +50,12 @@ class Connections:
     def __init__(self, dsn: str, *, smallest: int, largest: int, patience: float) -> None:
         self._patience = patience
         self._away = False
+        self._dsn = dsn
+        self._how = {
+            "autocommit": True,
+            "connect_timeout": max(2, round(patience)),
+            "application_name": "foldstream",
+        }
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             min_size=smallest,
@@ -58,7 +63,7 @@ class Connections:
             open=False,
             configure=self._configure,
             reconnect_timeout=1.0,  # give up soon; the next caller asks for a new attempt, however long the outage was
-            kwargs={"autocommit": True, "connect_timeout": max(2, round(patience)), "application_name": "foldstream"},
+            kwargs=self._how,
         )
 
     async def open(self) -> None:
@@ -68,6 +73,16 @@ class Connections:
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.close()
+
+    async def dial(self) -> Connection:
+        """A connection beside the pool, configured like the others; the caller closes it. Raises psycopg.Error."""
+        connection = await AsyncConnection.connect(self._dsn, **self._how)
+        try:
+            await self._configure(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Connection]:
@@ -140,7 +155,6 @@ class Connections:
 
     async def _configure(self, connection: Connection) -> None:
         millis = max(1, int(self._patience * 800))  # the server gives up first: then the outcome is known
-        connection.adapters.register_dumper(Array, ArrayDumper)
         with self._limited(connection):
             await connection.execute(SETTINGS, {"statement": f"{millis}ms", "lock": f"{millis // 2}ms"})
             await connection.execute(ROLE)

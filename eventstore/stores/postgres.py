@@ -1,16 +1,19 @@
 """PostgresStore: the log in Postgres. See `schema.sql` for the theory of its order, `batch` for that of its commits.
 
-append -> admit -> Writer (queue, batches) -> append_events() in one transaction -> announce -> the callers' answers
+append -> admit -> Writer (queue, batches) -> a commit -> announce -> the callers' answers
+The commit: append_new() over an express line, as if nothing could be in the way; when something is, or no line is free,
+append_events() on a connection of the pool.
 read, read_all, heads, recent: one statement each, on any connection of the pool
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import psycopg
+from psycopg.pq.abc import PGresult
 
 from eventstore.admit import MAX_DATA_BYTES, admit
 from eventstore.errors import CannotStart, FoldstreamError, Unavailable
@@ -18,13 +21,19 @@ from eventstore.event import START, Event, NewEvent, Position, StreamId
 from eventstore.store import PAGE, Also, Announce, Listed
 from eventstore.stores import statements
 from eventstore.stores.connections import Connection, Connections, fetch, first_line, translate
-from eventstore.stores.statements import Recorded, Row
-from eventstore.stores.writer import Answer, Lost, Pending, Refused, Writer
+from eventstore.stores.lean import Dead, Lines
+from eventstore.stores.statements import Places, Recorded, Row
+from eventstore.stores.writer import Answer, Lost, Outcome, Pending, Refused, Writer
 
 log = logging.getLogger(__name__)
 
 MOST_SEEN = 100_000
 """Names of streams that are kept in memory, about 20 MB."""
+
+FLIGHTS = 2
+"""Batches on their way at the same time, and the lines for them."""
+
+EXPRESS = {b"append_new": statements.APPEND_NEW}
 
 NOTHING = "; nothing was recorded"
 
@@ -38,7 +47,7 @@ class PostgresStore:
 
     announce         is called with new events after their commit, in order of version for each stream.
     max_data_bytes   the most that the data of one event may take, encoded.
-    smallest, largest  connections that are kept, and that are opened at most.
+    smallest, largest  connections that are kept, and that are opened at most, beside two that only append.
     patience         seconds: what takes longer is given up with Unavailable. A call may wait twice: for its turn and
                      for the database.
     """
@@ -56,7 +65,8 @@ class PostgresStore:
         self._announce = announce
         self._max_data_bytes = max_data_bytes
         self._connections = Connections(dsn, smallest=smallest, largest=largest, patience=patience)
-        self._writer = Writer(self._commit, lanes=max(1, largest // 2), patience=patience)
+        self._lines = Lines(self._connections.dial, EXPRESS, count=FLIGHTS, patience=patience)
+        self._writer = Writer(self._commit, self._begin, flights=FLIGHTS, lanes=max(1, largest // 2), patience=patience)
         self._is_ours: bool | None = None
         self._seen: set[StreamId] = set()  # streams that exist: no append has to look whether they do
 
@@ -67,6 +77,7 @@ class PostgresStore:
             [(is_ready,)] = await self._connections.fetch(statements.IS_READY)
             if not is_ready:
                 raise CannotStart("the database has no log in it", fix="Run `foldstream migrate`.")
+            await self._lines.open()
         except BaseException:
             await self._connections.close()
             raise
@@ -74,6 +85,7 @@ class PostgresStore:
     async def close(self) -> None:
         """Finish the appends that wait, then disconnect."""
         await self._writer.close()
+        await self._lines.close()
         await self._connections.close()
 
     async def __aenter__(self) -> PostgresStore:
@@ -147,11 +159,51 @@ class PostgresStore:
                 found = await self._record_with(connection, groups[0], groups[0].also)
             else:
                 try:
-                    found = await self._record(connection, groups)
+                    found = await _record(connection, groups)
                 except psycopg.Error as error:
                     if connection.closed:
                         raise Lost(f"Postgres: {first_line(error)}") from error
                     raise Refused(translate(error, NOTHING)) from error
+        return self._answers(groups, found)
+
+    def _begin(self, groups: Sequence[Pending], heard: Callable[[Outcome | None], None]) -> bool:
+        """The writer's `Begin`: as if nothing could be in the way."""
+        line = self._lines.free()
+        if line is None or any(group.doubtful for group in groups):
+            return False
+        places = statements.places(groups)
+        unsure = not self._seen.issuperset(places.streams)
+        parameters = statements.append_new_arguments(groups, places, unsure=unsure)
+
+        def answered(answer: PGresult | Exception) -> None:
+            try:
+                outcome = self._understood(groups, places, answer)
+            except Exception as bug:  # boundary: one write; the writer tells its callers
+                outcome = bug
+            heard(outcome)
+
+        line.ask(b"append_new", parameters, answered)
+        return True
+
+    def _understood(self, groups: Sequence[Pending], places: Places, answer: PGresult | Exception) -> Outcome | None:
+        """What an express line has brought; what is new is announced."""
+        match answer:
+            case Dead():
+                return Lost(f"Postgres: {answer}")
+            case psycopg.Error(sqlstate=state) if state in statements.IN_THE_WAY:
+                return None
+            case psycopg.Error():
+                return Refused(translate(answer, NOTHING))
+            case Exception():
+                return answer
+        row = [answer.get_value(0, column) or b"" for column in range(answer.nfields)]
+        if len(self._seen) > MOST_SEEN:
+            self._seen.clear()
+        self._seen.update(places.streams)
+        return self._answers(groups, statements.all_recorded(groups, places, row))
+
+    def _answers(self, groups: Sequence[Pending], found: Sequence[_Found]) -> list[Answer]:
+        """Announce what is new."""
         news = [
             event
             for group, result in zip(groups, found, strict=True)
@@ -162,31 +214,12 @@ class PostgresStore:
             self._tell(news)
         return [result.events if isinstance(result, Recorded) else result for result in found]
 
-    async def _record(self, connection: Connection, groups: Sequence[Pending]) -> Sequence[Recorded | FoldstreamError]:
-        """Many appends in a transaction of their own: at first as if nothing could be in their way."""
-        if any(group.doubtful for group in groups):
-            return await _record_any(connection, groups)
-        places = statements.places(groups)
-        unsure = not self._seen.issuperset(places.streams)
-        arguments = statements.append_new_arguments(groups, places, unsure=unsure)
-        try:
-            [row] = await fetch(connection, statements.APPEND_NEW, arguments)
-        except psycopg.Error as error:
-            if error.sqlstate not in statements.IN_THE_WAY:
-                raise
-            return await _record_any(connection, groups)
-        if unsure:
-            if len(self._seen) > MOST_SEEN:
-                self._seen.clear()
-            self._seen.update(places.streams)
-        return statements.all_recorded(groups, places, row)
-
     async def _record_with(self, connection: Connection, group: Pending, also: Also) -> Sequence[_Found]:
         """One append and the work that joins its transaction."""
         ending = False
         try:
             async with connection.transaction():
-                [found] = await _record_any(connection, [group])
+                [found] = await _record(connection, [group])
                 if isinstance(found, Recorded) and found.fresh:
                     try:
                         await also(connection)
@@ -221,6 +254,6 @@ class _Joined(Exception):
         super().__init__(str(error))
 
 
-async def _record_any(connection: Connection, groups: Sequence[Pending]) -> list[Recorded | FoldstreamError]:
+async def _record(connection: Connection, groups: Sequence[Pending]) -> list[Recorded | FoldstreamError]:
     rows = await fetch(connection, statements.APPEND, statements.append_arguments(groups))
     return statements.outcomes(groups, [Row(*row) for row in rows])

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 from eventstore.admit import Draft
 from eventstore.errors import Conflict, FoldstreamError, KeyReused, Sealed
 from eventstore.event import Event, Position, StreamId
-from eventstore.stores.arrays import integers, texts, texts_if_any
+from eventstore.stores.arrays import (
+    bigints_of,
+    integers,
+    integers_if_any,
+    integers_of,
+    texts,
+    texts_if_any,
+    time_of,
+    times_if_any,
+)
 from eventstore.stores.batch import Group
 
 APPEND = """
@@ -25,11 +34,11 @@ ORDER BY ord
 """
 
 # One row for all, with an array where streams or events differ.
-APPEND_NEW = """
+APPEND_NEW = b"""
 SELECT heads, txs, positions, now
-FROM append_new(%b::text[], %b::text[], %b::int[], %b::int[],
-                %b::int[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::text[],
-                %b::int[], %b)
+FROM append_new($1::text[], $2::text[], $3::int[], $4::int[],
+                $5::int[], $6::int[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::text[],
+                $13::int[], $14::bool)
 """
 IN_THE_WAY = frozenset({"23505", "FS001"})
 """The errors by which append_new says that append_events must do it."""
@@ -156,37 +165,36 @@ def places(groups: Sequence[Group]) -> Places:
     return Places(streams, counts, of, offsets)
 
 
-def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -> tuple[Any, ...]:
-    """The arrays of APPEND_NEW. unsure: some of the streams may not exist yet."""
+def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -> tuple[bytes | None, ...]:
+    """The parameters of APPEND_NEW, in binary. unsure: some of the streams may not exist yet."""
     given = [draft for group in groups for draft in group.drafts]
     order = at.order
     drafts = [given[number] for number in order]
     expected = {group.stream: group.expected for group in groups if group.expected is not None}
-    times = [draft.at for draft in drafts]
     schemas = [draft.schema for draft in drafts]
     return (
         texts([stream.category.encode() for stream in at.streams]),
         texts([stream.id.encode() for stream in at.streams]),
-        [expected.get(stream) for stream in at.streams] if expected else None,
+        integers_if_any([expected.get(stream) for stream in at.streams]) if expected else None,
         integers(at.counts),
         integers([at.of[number] for number in order]),
         integers([at.offsets[number] for number in order]),
         texts([draft.type.encode() for draft in drafts]),
         texts([draft.json for draft in drafts]),
         texts_if_any([draft.key for draft in drafts]),
-        times if any(times) else None,
+        times_if_any([draft.at for draft in drafts]),
         texts_if_any([draft.request_id for draft in drafts]),
         texts_if_any([draft.traceparent for draft in drafts]),
         integers(schemas) if any(schema != 1 for schema in schemas) else None,
-        unsure,
+        b"\1" if unsure else b"\0",
     )
 
 
-def all_recorded(groups: Sequence[Group], at: Places, row: Sequence[Any]) -> list[Recorded]:
-    """What became of the appends of APPEND_NEW, from its row."""
-    heads, txs, positions, now = row
-    now = utc(now)
-    position_of = dict(zip(at.order, positions, strict=True))
+def all_recorded(groups: Sequence[Group], at: Places, row: Sequence[bytes]) -> list[Recorded]:
+    """What became of the appends of APPEND_NEW, from its row, in binary."""
+    heads, txs = integers_of(row[0]), bigints_of(row[1])
+    now = time_of(row[3])
+    position_of = dict(zip(at.order, bigints_of(row[2]), strict=True))
     found = []
     number = 0
     for group in groups:

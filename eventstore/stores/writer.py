@@ -1,8 +1,9 @@
 """Writer: takes the appends of many callers, has them committed in batches, and gives each caller its own answer.
 
 It knows queues, deadlines and who may be tried again; it knows no SQL. What it does next is decided at once in
-`_advance`, from `batch.plan`; what must be awaited runs in tasks of the writer's own, so that a caller who goes away
-takes neither the others nor his own half-done append with him.
+`_advance`, from `batch.plan`. A batch goes the express way if there is one (`begin`: it is on its way when that returns,
+without a task); what must be awaited runs in tasks of the writer's own. Either way a caller who goes away takes neither
+the others nor his own half-done append with him.
 
 An append whose connection was lost while it was being committed may or may not be recorded. If every event of it has a
 key, asking again answers that; otherwise the caller is told that nobody knows.
@@ -14,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from eventstore.errors import FoldstreamError, Unavailable
@@ -65,10 +67,18 @@ Commit = Callable[[Sequence[Pending]], Awaitable[Sequence[Answer]]]
 """Writes groups in one transaction and announces what is new: an answer for each. Raises Lost, Refused, or Unavailable
 when nothing was recorded."""
 
+Outcome = Sequence[Answer] | Exception
+"""What a write comes to: an answer for each group, or what Commit would have raised."""
+
+Begin = Callable[[Sequence[Pending], Callable[[Outcome | None], None]], bool]
+"""The express way: sends the groups at once and calls back with their outcome, or with None when they must be committed
+after all. False, and no call, when it cannot be taken now."""
+
 
 class Writer:
     """The queue before `commit`.
 
+    begin     an express way for batches, if there is one.
     most      events in one commit.
     flights   batches that may be on their way at the same time.
     room      appends that may wait; the next ones are held at the door.
@@ -79,6 +89,7 @@ class Writer:
     def __init__(
         self,
         commit: Commit,
+        begin: Begin | None = None,
         *,
         most: int = MOST,
         flights: int = 2,
@@ -87,6 +98,7 @@ class Writer:
         patience: float = 5.0,
     ) -> None:
         self._commit = commit
+        self._begin = begin
         self._most = most
         self._flights = flights
         self._lanes = lanes
@@ -100,6 +112,7 @@ class Writer:
         self._closed = False
         self._clock: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._landing: asyncio.Future[None] | None = None  # for whoever waits until all is done
 
     async def write(self, group: Pending) -> list[Event]:
         """The events of ``group`` as recorded. Raises what its answer says, and Unavailable when its time is over."""
@@ -131,8 +144,9 @@ class Writer:
         self._advance()
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
-        while self._tasks and loop.time() < until:
-            await asyncio.wait(self._tasks, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+        while (self._flying or self._alone) and loop.time() < until:
+            self._landing = loop.create_future()
+            await asyncio.wait([self._landing], timeout=until - loop.time())
         for group in self._waiting:
             _give(group, Unavailable(f"the store is closed; {_state(group)}"))
         self._waiting.clear()
@@ -196,8 +210,35 @@ class Writer:
                 break
             self._flying += 1
             self._busy.update(group.stream for group in chosen.batch)
-            self._start(self._write_batch(chosen.batch))
+            self._fly(chosen.batch)
         self._watch()
+
+    def _fly(self, groups: list[Pending]) -> None:
+        try:
+            begun = self._begin is not None and self._begin(groups, partial(self._heard, groups))
+        except Exception as bug:  # boundary: one write, see _settle
+            asyncio.get_running_loop().call_soon(self._heard, groups, bug)
+            return
+        if not begun:
+            self._start(self._write_batch(groups))
+
+    def _heard(self, groups: list[Pending], outcome: Outcome | None) -> None:
+        """From the express way."""
+        if outcome is None:
+            self._start(self._write_batch(groups))
+            return
+        self._settle(groups, outcome)
+        self._land(groups)
+
+    def _land(self, groups: list[Pending]) -> None:
+        self._flying -= 1
+        self._busy.difference_update(group.stream for group in groups)
+        self._ended()
+
+    def _ended(self) -> None:
+        if self._landing is not None and not self._landing.done():
+            self._landing.set_result(None)
+        self._advance()
 
     def _share(self) -> int:
         """Events that the next batch may take, 0 for no batch now.
@@ -220,9 +261,7 @@ class Writer:
         try:
             await self._write(groups)
         finally:
-            self._flying -= 1
-            self._busy.difference_update(group.stream for group in groups)
-            self._advance()
+            self._land(groups)
 
     async def _write_alone(self, group: Pending) -> None:
         try:
@@ -230,29 +269,37 @@ class Writer:
         finally:
             self._alone -= 1
             self._busy.discard(group.stream)
-            self._advance()
+            self._ended()
 
     async def _write(self, groups: list[Pending]) -> None:
+        outcome: Outcome
         try:
-            answers = await self._commit(groups)
-        except Lost as lost:
-            self._after_loss(groups, lost)
-        except Refused as refused:
-            self._after_refusal(groups, refused.error)
-        except Unavailable as error:
-            for group in groups:  # an exception of its own for each: they are raised in different tasks
-                _give(group, Unavailable(error.detail))
+            outcome = await self._commit(groups)
         except asyncio.CancelledError:  # the store is being closed, and the database does not answer
             for group in groups:
                 _give(group, Unavailable(f"the store was closed; {UNKNOWN}"))
             raise
-        except Exception:  # boundary: one write; a bug in it must not leave its callers waiting for ever
-            log.exception("a write of %d appends failed", len(groups))
-            for group in groups:
-                _give(group, Unavailable(f"the write failed inside the store; {UNKNOWN}"))
-        else:
-            for group, answer in zip(groups, answers, strict=True):
-                _give(group, answer)
+        except Exception as error:  # boundary: one write; a bug in it must not leave its callers waiting for ever
+            outcome = error
+        self._settle(groups, outcome)
+
+    def _settle(self, groups: list[Pending], outcome: Outcome) -> None:
+        """Give each caller what became of his append, or have it tried again."""
+        match outcome:
+            case Lost():
+                self._after_loss(groups, outcome)
+            case Refused():
+                self._after_refusal(groups, outcome.error)
+            case Unavailable():
+                for group in groups:  # an exception of its own for each: they are raised in different tasks
+                    _give(group, Unavailable(outcome.detail))
+            case Exception():
+                log.error("a write of %d appends failed", len(groups), exc_info=outcome)
+                for group in groups:
+                    _give(group, Unavailable(f"the write failed inside the store; {UNKNOWN}"))
+            case _:
+                for group, answer in zip(groups, outcome, strict=True):
+                    _give(group, answer)
 
     def _after_loss(self, groups: list[Pending], lost: Lost) -> None:
         """Ask again where that is safe; the others get the truth, which is that nobody knows."""
