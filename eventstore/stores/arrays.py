@@ -18,7 +18,7 @@ _HEAD = Struct(">5i").pack
 _LENGTH = Struct(">i").pack
 _INTEGER = Struct(">2i").pack
 _TIME = Struct(">iq").pack
-_LONG = Struct(">q").unpack
+_MOMENT = Struct(">q")
 _NULL = _LENGTH(-1)
 
 _BEGIN = datetime(2000, 1, 1, tzinfo=UTC)  # of the time that Postgres counts in microseconds
@@ -51,9 +51,14 @@ def times_if_any(values: Sequence[datetime | None]) -> bytes | None:
     return b"".join(parts)
 
 
+def time(value: datetime) -> bytes:
+    """A timestamptz."""
+    return _MOMENT.pack((value - _BEGIN) // _MICROSECOND)
+
+
 def time_of(value: bytes) -> datetime:
     """A timestamptz, in UTC."""
-    [microseconds] = _LONG(value)
+    [microseconds] = _MOMENT.unpack(value)
     return _BEGIN + timedelta(microseconds=microseconds)
 
 

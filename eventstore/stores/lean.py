@@ -36,15 +36,15 @@ from eventstore.stores.connections import Connection, cut
 
 log = logging.getLogger(__name__)
 
+class Dead(Exception):
+    """The connection was lost between the question and its answer."""
+
+
 Param = bytes | None
-Answer = PGresult | Exception
+Answer = PGresult | psycopg.Error | Dead
 Heard = Callable[[Answer], None]
 
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
-
-
-class Dead(Exception):
-    """The connection was lost between the question and its answer."""
 
 
 class Line:

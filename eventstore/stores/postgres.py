@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 
 import psycopg
@@ -33,7 +34,7 @@ MOST_SEEN = 100_000
 FLIGHTS = 2
 """Batches on their way at the same time, and the lines for them."""
 
-EXPRESS = {b"append_new": statements.APPEND_NEW}
+EXPRESS = {b"append_new": statements.APPEND_NEW, b"append_one": statements.APPEND_ONE}
 
 NOTHING = "; nothing was recorded"
 
@@ -166,41 +167,54 @@ class PostgresStore:
                     raise Refused(translate(error, NOTHING)) from error
         return self._answers(groups, found)
 
-    def _begin(self, groups: Sequence[Pending], heard: Callable[[Outcome | None], None]) -> bool:
+    def _begin(self, groups: Sequence[Pending], heard: _Heard) -> bool:
         """The writer's `Begin`: as if nothing could be in the way."""
         line = self._lines.free()
         if line is None or any(group.doubtful for group in groups):
             return False
+        if len(groups) == 1 and len(groups[0].drafts) == 1 and groups[0].stream in self._seen:
+            line.ask(b"append_one", statements.append_one_arguments(groups[0]), partial(self._one, groups[0], heard))
+            return True
         places = statements.places(groups)
         unsure = not self._seen.issuperset(places.streams)
         parameters = statements.append_new_arguments(groups, places, unsure=unsure)
-
-        def answered(answer: PGresult | Exception) -> None:
-            try:
-                outcome = self._understood(groups, places, answer)
-            except Exception as bug:  # boundary: one write; the writer tells its callers
-                outcome = bug
-            heard(outcome)
-
-        line.ask(b"append_new", parameters, answered)
+        line.ask(b"append_new", parameters, partial(self._all, groups, places, heard))
         return True
 
-    def _understood(self, groups: Sequence[Pending], places: Places, answer: PGresult | Exception) -> Outcome | None:
+    def _one(self, group: Pending, heard: _Heard, answer: PGresult | Exception) -> None:
+        self._pass_on([group], heard, answer, lambda row: [statements.one_recorded(group, row)])
+
+    def _all(self, groups: Sequence[Pending], places: Places, heard: _Heard, answer: PGresult | Exception) -> None:
+        def understood(row: Sequence[bytes]) -> Sequence[_Found]:
+            found = statements.all_recorded(groups, places, row)
+            if len(self._seen) > MOST_SEEN:
+                self._seen.clear()
+            self._seen.update(places.streams)
+            return found
+
+        self._pass_on(groups, heard, answer, understood)
+
+    def _pass_on(
+        self,
+        groups: Sequence[Pending],
+        heard: _Heard,
+        answer: PGresult | Exception,
+        understood: Callable[[Sequence[bytes]], Sequence[_Found]],
+    ) -> None:
         """What an express line has brought; what is new is announced."""
-        match answer:
-            case Dead():
-                return Lost(f"Postgres: {answer}")
-            case psycopg.Error(sqlstate=state) if state in statements.IN_THE_WAY:
-                return None
-            case psycopg.Error():
-                return Refused(translate(answer, NOTHING))
-            case Exception():
-                return answer
-        row = [answer.get_value(0, column) or b"" for column in range(answer.nfields)]
-        if len(self._seen) > MOST_SEEN:
-            self._seen.clear()
-        self._seen.update(places.streams)
-        return self._answers(groups, statements.all_recorded(groups, places, row))
+        outcome: Outcome | None
+        if isinstance(answer, Dead):
+            outcome = Lost(f"Postgres: {answer}")
+        elif isinstance(answer, psycopg.Error):
+            refusal = Refused(translate(answer, NOTHING))
+            outcome = None if answer.sqlstate in statements.IN_THE_WAY else refusal
+        else:
+            try:
+                row = [answer.get_value(0, column) or b"" for column in range(answer.nfields)]
+                outcome = self._answers(groups, understood(row))
+            except Exception as bug:  # boundary: one write; the writer tells its callers
+                outcome = bug
+        heard(outcome)
 
     def _answers(self, groups: Sequence[Pending], found: Sequence[_Found]) -> list[Answer]:
         """Announce what is new."""
@@ -244,6 +258,7 @@ class PostgresStore:
 
 
 _Found = Recorded | FoldstreamError | Exception
+_Heard = Callable[[Outcome | None], None]
 
 
 class _Joined(Exception):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
+from struct import Struct
 from typing import Any, NamedTuple
 
 from eventstore.admit import Draft
@@ -21,6 +22,7 @@ from eventstore.stores.arrays import (
     integers_of,
     texts,
     texts_if_any,
+    time,
     time_of,
     times_if_any,
 )
@@ -40,8 +42,14 @@ FROM append_new($1::text[], $2::text[], $3::int[], $4::int[],
                 $5::int[], $6::int[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::text[],
                 $13::int[], $14::bool)
 """
+# The same for one event of a stream that exists: no arrays on either side.
+APPEND_ONE = b"""
+SELECT version, tx, "position", now
+FROM append_one($1::text, $2::text, $3::int, $4::text, $5::text, $6::text, $7::timestamptz, $8::text, $9::text,
+                $10::smallint)
+"""
 IN_THE_WAY = frozenset({"23505", "FS001"})
-"""The errors by which append_new says that append_events must do it."""
+"""The errors by which append_new and append_one say that append_events must do it."""
 
 # LATERAL here and below: one look-up after the other, never a join over whole tables, whatever the planner believes of
 # their size at the moment in which it makes a session's plan. Here it also makes the page one range of a primary key.
@@ -93,6 +101,11 @@ FROM_ANOTHER_CLUSTER = """
 SELECT coalesce((SELECT e.tx FROM events e ORDER BY e.tx DESC, e.position DESC LIMIT 1)
                 >= pg_snapshot_xmax(pg_current_snapshot()), false)
 """
+
+
+_INT = Struct(">i").pack
+_SMALLINT = Struct(">h").pack
+_ONE = Struct(">iqq8s").unpack
 
 
 class Row(NamedTuple):
@@ -188,6 +201,32 @@ def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -
         integers(schemas) if any(schema != 1 for schema in schemas) else None,
         b"\1" if unsure else b"\0",
     )
+
+
+def append_one_arguments(group: Group) -> tuple[bytes | None, ...]:
+    """The parameters of APPEND_ONE for the one event of ``group``, in binary."""
+    [draft] = group.drafts
+    key, at, request_id, traceparent = draft.key, draft.at, draft.request_id, draft.traceparent
+    return (
+        group.stream.category.encode(),
+        group.stream.id.encode(),
+        None if group.expected is None else _INT(group.expected),
+        draft.type.encode(),
+        draft.json,
+        None if key is None else key.encode(),
+        None if at is None else time(at),
+        None if request_id is None else request_id.encode(),
+        None if traceparent is None else traceparent.encode(),
+        _SMALLINT(draft.schema),
+    )
+
+
+def one_recorded(group: Group, row: Sequence[bytes]) -> Recorded:
+    """What became of the append of APPEND_ONE, from its row, in binary."""
+    [draft] = group.drafts
+    version, tx, position, now = _ONE(b"".join(row))
+    event = _recorded(group.stream, draft, version, Position(tx, position), time_of(now))
+    return Recorded([event], [event])
 
 
 def all_recorded(groups: Sequence[Group], at: Places, row: Sequence[bytes]) -> list[Recorded]:
