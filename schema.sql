@@ -313,7 +313,7 @@ DECLARE
     v_sids    bigint[];
     v_parts   integer[];
     v_txs     xid8[];
-    v_befores bytea[];
+    v_total   integer;
 BEGIN
     IF p_unsure THEN
         PERFORM make_streams(p_category, p_id, p_expected);
@@ -327,27 +327,26 @@ BEGIN
         FROM unnest(p_category, p_id, p_expected, p_count) WITH ORDINALITY AS u (category, id, expected, n, ord)
         WHERE s.category = u.category AND s.id = u.id
           AND s.sealed_at IS NULL AND (u.expected IS NULL OR u.expected = s.version)
-        RETURNING u.ord, s.sid, s.part, s.tx, s.version - u.n AS head
+        RETURNING u.ord, u.n, s.sid, s.part, s.tx, s.version - u.n AS head
     )
     SELECT array_agg(m.sid ORDER BY m.ord), array_agg(m.part ORDER BY m.ord), array_agg(m.tx ORDER BY m.ord),
-           array_agg(m.head ORDER BY m.ord), array_agg(m.tx::text::bigint ORDER BY m.ord)
-    INTO v_sids, v_parts, v_txs, heads, txs
+           array_agg(m.head ORDER BY m.ord), array_agg(m.tx::text::bigint ORDER BY m.ord), sum(m.n)
+    INTO v_sids, v_parts, v_txs, heads, txs, v_total
     FROM moved AS m;
     IF cardinality(v_sids) IS DISTINCT FROM cardinality(p_id) THEN
         RAISE EXCEPTION 'something is in the way of these appends' USING ERRCODE = 'FS001';
     END IF;
     now := clock_timestamp();
 
-    SELECT array_agg(coalesce(e.hash, convert_to(m.category || '-' || m.id, 'UTF8')) ORDER BY m.ord) INTO v_befores
-    FROM unnest(p_category, p_id, v_sids, v_parts, heads) WITH ORDINALITY AS m (category, id, sid, part, head, ord)
-    LEFT JOIN LATERAL (SELECT hash FROM events AS e WHERE e.part = m.part AND e.sid = m.sid AND e.version = m.head OFFSET 0) AS e
-         ON true;
-
+    -- A new statement: what its snapshot sees of a stream ends with the event before ours. Only the first one asks for it.
     WITH recorded AS (
         INSERT INTO events (tx, sid, at, version, part, schema, type, key, request_id, traceparent, hash, data)
         SELECT v_txs[u.stream], v_sids[u.stream], n.at, n.version, v_parts[u.stream], n.schema, u.type, u.key, u.request_id,
                u.traceparent,
-               chain(v_befores[u.stream],
+               chain(CASE WHEN u.n = 1 THEN coalesce(
+                         (SELECT e.hash FROM events AS e
+                          WHERE e.part = v_parts[u.stream] AND e.sid = v_sids[u.stream] AND e.version = heads[u.stream]),
+                         convert_to(p_category[u.stream] || '-' || p_id[u.stream], 'UTF8')) ELSE '' END,
                      event_bytes(n.version, n.at, n.schema, u.type, u.key, u.request_id, u.traceparent, u.data))
                    OVER (PARTITION BY u.stream ORDER BY u.n),
                u.data
@@ -360,7 +359,7 @@ BEGIN
     )
     SELECT array_agg(r.position) INTO positions FROM recorded AS r;
     IF cardinality(positions) IS DISTINCT FROM cardinality(p_stream)
-       OR cardinality(positions) <> (SELECT sum(n) FROM unnest(p_count) AS n) THEN
+       OR cardinality(positions) <> v_total THEN
         RAISE EXCEPTION 'p_count and p_offset do not fit together' USING ERRCODE = 'FS001';
     END IF;
 END $$;
