@@ -23,9 +23,9 @@ MAX_DATA_BYTES = 64 * 1024
 MAX_APPEND = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Draft:
-    """An event that may be stored: checked, completed, encoded; it lacks only its place in the log."""
+    """An event that may be stored: checked, completed, encoded; it lacks only its place in the log. Never changed."""
 
     type: str
     json: bytes
@@ -74,11 +74,11 @@ def admit(stream: StreamId, events: Sequence[NewEvent], *, max_data_bytes: int =
         drafts.append(
             Draft(
                 type=type_,
-                json=_encode(data, max_data_bytes, f"{where}/data"),
+                json=_encode(data, max_data_bytes, where),
                 key=event.key,
-                at=_utc(event.at, f"{where}/timestamp"),
-                request_id=_request_id(event.request_id, where),
-                traceparent=_traceparent(event.traceparent, where),
+                at=None if event.at is None else _utc(event.at, f"{where}/timestamp"),
+                request_id=None if event.request_id is None else _request_id(event.request_id, where),
+                traceparent=None if event.traceparent is None else _traceparent(event.traceparent, where),
                 schema=category.schema,
             )
         )
@@ -94,9 +94,7 @@ def _check_key(key: str, where: str) -> None:
         )
 
 
-def _utc(at: datetime | None, pointer: str) -> datetime | None:
-    if at is None:
-        return None
+def _utc(at: datetime, pointer: str) -> datetime:
     if at.tzinfo is None:
         raise Invalid("the time has no zone", fix="Send it as 2025-07-22T07:15:20.107Z", pointer=pointer)
     try:
@@ -105,14 +103,14 @@ def _utc(at: datetime | None, pointer: str) -> datetime | None:
         raise Invalid("the time lies outside the years 1 to 9999", pointer=pointer) from error
 
 
-def _request_id(request_id: str | None, where: str) -> str | None:
-    if request_id is not None and not (isinstance(request_id, str) and KEY.fullmatch(request_id)):
+def _request_id(request_id: str, where: str) -> str:
+    if not (isinstance(request_id, str) and KEY.fullmatch(request_id)):
         raise Invalid("the request id is not 1 to 200 visible ASCII characters", pointer=f"{where}/requestId")
     return request_id
 
 
-def _traceparent(traceparent: str | None, where: str) -> str | None:
-    if traceparent is not None and not (isinstance(traceparent, str) and TRACEPARENT.fullmatch(traceparent)):
+def _traceparent(traceparent: str, where: str) -> str:
+    if not (isinstance(traceparent, str) and TRACEPARENT.fullmatch(traceparent)):
         raise Invalid(
             "the traceparent is not one of W3C Trace Context",
             fix="Send 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, or leave it out.",
@@ -121,21 +119,21 @@ def _traceparent(traceparent: str | None, where: str) -> str | None:
     return traceparent
 
 
-def _encode(data: Mapping[str, Any], max_data_bytes: int, pointer: str) -> bytes:
+def _encode(data: Mapping[str, Any], max_data_bytes: int, where: str) -> bytes:
     try:
         json = orjson.dumps(data if isinstance(data, dict) else dict(data))
     except TypeError as error:  # orjson.JSONEncodeError is a TypeError: surrogates, depth, big integers, odd types
-        raise Invalid(f"data cannot be written as JSON: {error}", pointer=pointer) from error
+        raise Invalid(f"data cannot be written as JSON: {error}", pointer=f"{where}/data") from error
     if len(json) > max_data_bytes:
         raise Invalid(
             f"data is {len(json):,} bytes; the most is {max_data_bytes:,}",
             fix="Put the bulk into an artefact and its link into the event.",
-            pointer=pointer,
+            pointer=f"{where}/data",
         )
     # Both checks are exact but slow, so they run only where the encoded text shows that they could fail:
     # NaN and the infinities are written as null, a NUL as \u0000.
     if b"null" in json or b"\\u0000" in json:
-        _refuse_unstorable(data, pointer)
+        _refuse_unstorable(data, f"{where}/data")
     return json
 
 

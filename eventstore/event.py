@@ -25,22 +25,28 @@ TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-
 Data = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class StreamId:
-    """The name of one stream, written ``build-27``: its category and its id (opaque text, 1-128 of A-Za-z0-9._:-)."""
-
+class _Name(NamedTuple):
     category: str
     id: str
 
-    def __post_init__(self) -> None:
-        if not CATEGORY_NAME.fullmatch(self.category):
-            raise Invalid(f"{self.category!r} is not a category name", pointer="/category")
-        if not STREAM_ID.fullmatch(self.id):
+
+class StreamId(_Name):
+    """The name of one stream, written ``build-27``: its category and its id (opaque text, 1-128 of A-Za-z0-9._:-)."""
+
+    # A tuple: an append looks its stream up in nine places, and Python hashes a tuple without calling into Python.
+    __slots__ = ()
+
+    def __new__(cls, category: str, id: str) -> StreamId:
+        """Raises Invalid."""
+        if not CATEGORY_NAME.fullmatch(category):
+            raise Invalid(f"{category!r} is not a category name", pointer="/category")
+        if not STREAM_ID.fullmatch(id):
             raise Invalid(
-                f"{self.id[:40]!r} is not an id",
+                f"{id[:40]!r} is not an id",
                 fix="Use 1 to 128 characters of A-Z a-z 0-9 . _ : - (not . or .. alone)",
                 pointer="/id",
             )
+        return super().__new__(cls, category, id)
 
     def __str__(self) -> str:
         return f"{self.category}-{self.id}"

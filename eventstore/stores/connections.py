@@ -51,7 +51,7 @@ class Connections:
         self._patience = patience
         self._away = False
         self._dsn = dsn
-        self._how = {
+        self._how: dict[str, Any] = {
             "autocommit": True,
             "connect_timeout": max(2, round(patience)),
             "application_name": "foldstream",

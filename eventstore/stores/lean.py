@@ -36,6 +36,7 @@ from eventstore.stores.connections import Connection, cut
 
 log = logging.getLogger(__name__)
 
+
 class Dead(Exception):
     """The connection was lost between the question and its answer."""
 
@@ -79,7 +80,7 @@ class Line:
         return self._pg.status == ConnStatus.OK
 
     def ask(self, statement: bytes, params: Sequence[Param], heard: Heard) -> None:
-        """Run a prepared statement; parameters and answer in binary. ``heard`` is called once, never before this returns."""
+        """Run a prepared statement; parameters and answer in binary. ``heard`` is called once, after this returned."""
         formats = [Format.BINARY] * len(params)
         self._ask(lambda: self._pg.send_query_prepared(statement, params, formats, Format.BINARY), heard)
 

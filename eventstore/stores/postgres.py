@@ -14,13 +14,12 @@ from functools import partial
 from types import TracebackType
 
 import psycopg
-from psycopg.pq.abc import PGresult
 
 from eventstore.admit import MAX_DATA_BYTES, admit
 from eventstore.errors import CannotStart, FoldstreamError, Unavailable
 from eventstore.event import START, Event, NewEvent, Position, StreamId
 from eventstore.store import PAGE, Also, Announce, Listed
-from eventstore.stores import statements
+from eventstore.stores import lean, statements
 from eventstore.stores.connections import Connection, Connections, fetch, first_line, translate
 from eventstore.stores.lean import Dead, Lines
 from eventstore.stores.statements import Places, Recorded, Row
@@ -181,10 +180,10 @@ class PostgresStore:
         line.ask(b"append_new", parameters, partial(self._all, groups, places, heard))
         return True
 
-    def _one(self, group: Pending, heard: _Heard, answer: PGresult | Exception) -> None:
+    def _one(self, group: Pending, heard: _Heard, answer: lean.Answer) -> None:
         self._pass_on([group], heard, answer, lambda row: [statements.one_recorded(group, row)])
 
-    def _all(self, groups: Sequence[Pending], places: Places, heard: _Heard, answer: PGresult | Exception) -> None:
+    def _all(self, groups: Sequence[Pending], places: Places, heard: _Heard, answer: lean.Answer) -> None:
         def understood(row: Sequence[bytes]) -> Sequence[_Found]:
             found = statements.all_recorded(groups, places, row)
             if len(self._seen) > MOST_SEEN:
@@ -198,7 +197,7 @@ class PostgresStore:
         self,
         groups: Sequence[Pending],
         heard: _Heard,
-        answer: PGresult | Exception,
+        answer: lean.Answer,
         understood: Callable[[Sequence[bytes]], Sequence[_Found]],
     ) -> None:
         """What an express line has brought; what is new is announced."""
@@ -212,7 +211,7 @@ class PostgresStore:
             try:
                 row = [answer.get_value(0, column) or b"" for column in range(answer.nfields)]
                 outcome = self._answers(groups, understood(row))
-            except Exception as bug:  # boundary: one write; the writer tells its callers
+            except Exception as bug:  # noqa: BLE001 - boundary: one write; the writer logs it and tells its callers
                 outcome = bug
         heard(outcome)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -149,22 +148,19 @@ class Places:
 
     streams  in the order in which they are locked. counts: the events of each.
     of       for each event the place of its stream among the streams (1 ...). offsets: its place there (1 ...).
+    order    the numbers of the events (0 ...) in the order of their streams, and of their offsets in each.
     """
 
     streams: list[StreamId]
     counts: list[int]
     of: list[int]
     offsets: list[int]
-
-    @property
-    def order(self) -> list[int]:
-        """The numbers of the events (0 ...) in the order of their streams, and of their offsets in each."""
-        return sorted(range(len(self.of)), key=self.of.__getitem__)
+    order: list[int]
 
 
 def places(groups: Sequence[Group]) -> Places:
     """The places of all events of ``groups``."""
-    streams = sorted({group.stream for group in groups}, key=attrgetter("category", "id"))
+    streams = sorted({group.stream for group in groups})
     number = {stream: n for n, stream in enumerate(streams, 1)}
     counts = [0] * len(streams)
     of: list[int] = []
@@ -175,7 +171,7 @@ def places(groups: Sequence[Group]) -> Places:
         counts[place - 1] = after = before + len(group.drafts)
         of += [place] * len(group.drafts)
         offsets += range(before + 1, after + 1)
-    return Places(streams, counts, of, offsets)
+    return Places(streams, counts, of, offsets, sorted(range(len(of)), key=of.__getitem__))
 
 
 def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -> tuple[bytes | None, ...]:
@@ -234,15 +230,16 @@ def all_recorded(groups: Sequence[Group], at: Places, row: Sequence[bytes]) -> l
     heads, txs = integers_of(row[0]), bigints_of(row[1])
     now = time_of(row[3])
     position_of = dict(zip(at.order, bigints_of(row[2]), strict=True))
+    numbers = zip(range(len(at.of)), at.of, at.offsets, strict=True)
     found = []
-    number = 0
     for group in groups:
-        events = []
-        for draft in group.drafts:
-            place = at.of[number]
-            version = heads[place - 1] + at.offsets[number]
-            events.append(_recorded(group.stream, draft, version, Position(txs[place - 1], position_of[number]), now))
-            number += 1
+        stream = group.stream
+        events = [
+            _recorded(stream, draft, heads[place - 1] + offset, Position(txs[place - 1], position_of[number]), now)
+            for draft, (number, place, offset) in zip(
+                group.drafts, numbers, strict=False
+            )  # takes no more than it needs
+        ]
         found.append(Recorded(events, events))
     return found
 

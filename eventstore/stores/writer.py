@@ -1,9 +1,9 @@
 """Writer: takes the appends of many callers, has them committed in batches, and gives each caller its own answer.
 
 It knows queues, deadlines and who may be tried again; it knows no SQL. What it does next is decided at once in
-`_advance`, from `batch.plan`. A batch goes the express way if there is one (`begin`: it is on its way when that returns,
-without a task); what must be awaited runs in tasks of the writer's own. Either way a caller who goes away takes neither
-the others nor his own half-done append with him.
+`_advance`, from `batch.plan`. A batch goes the express way if there is one (`begin`: it is on its way when that
+returns, without a task); what must be awaited runs in tasks of the writer's own. Either way a caller who goes away
+takes neither the others nor his own half-done append with him.
 
 An append whose connection was lost while it was being committed may or may not be recorded. If every event of it has a
 key, asking again answers that; otherwise the caller is told that nobody knows.
@@ -216,7 +216,7 @@ class Writer:
     def _fly(self, groups: list[Pending]) -> None:
         try:
             begun = self._begin is not None and self._begin(groups, partial(self._heard, groups))
-        except Exception as bug:  # boundary: one write, see _settle
+        except Exception as bug:  # noqa: BLE001 - boundary: one write; _settle logs it and tells its callers
             asyncio.get_running_loop().call_soon(self._heard, groups, bug)
             return
         if not begun:
@@ -279,7 +279,7 @@ class Writer:
             for group in groups:
                 _give(group, Unavailable(f"the store was closed; {UNKNOWN}"))
             raise
-        except Exception as error:  # boundary: one write; a bug in it must not leave its callers waiting for ever
+        except Exception as error:  # noqa: BLE001 - boundary: one write; _settle logs a bug, so that no caller waits for ever
             outcome = error
         self._settle(groups, outcome)
 
