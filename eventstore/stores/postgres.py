@@ -31,7 +31,7 @@ MOST_SEEN = 100_000
 """Names of streams that are kept in memory, about 20 MB."""
 
 FLIGHTS = 2
-"""Batches on their way at the same time, and the lines for them."""
+"""Batches on their way at the same time, and lines for them."""
 
 EXPRESS = {b"append_new": statements.APPEND_NEW, b"append_one": statements.APPEND_ONE}
 
@@ -47,7 +47,8 @@ class PostgresStore:
 
     announce         is called with new events after their commit, in order of version for each stream.
     max_data_bytes   the most that the data of one event may take, encoded.
-    smallest, largest  connections that are kept, and that are opened at most, beside two that only append.
+    smallest, largest  connections that are kept, and that are opened at most. Two of them, or half of a few, only
+                     append.
     patience         seconds: what takes longer is given up with Unavailable. A call may wait twice: for its turn and
                      for the database.
     """
@@ -64,9 +65,11 @@ class PostgresStore:
     ) -> None:
         self._announce = announce
         self._max_data_bytes = max_data_bytes
-        self._connections = Connections(dsn, smallest=smallest, largest=largest, patience=patience)
-        self._lines = Lines(self._connections.dial, EXPRESS, count=FLIGHTS, patience=patience)
-        self._writer = Writer(self._commit, self._begin, flights=FLIGHTS, lanes=max(1, largest // 2), patience=patience)
+        express = min(FLIGHTS, largest // 2)
+        pooled = largest - express
+        self._connections = Connections(dsn, smallest=min(smallest, pooled), largest=pooled, patience=patience)
+        self._lines = Lines(self._connections.dial, EXPRESS, count=express, patience=patience)
+        self._writer = Writer(self._commit, self._begin, flights=FLIGHTS, lanes=max(1, pooled // 2), patience=patience)
         self._is_ours: bool | None = None
         self._seen: set[StreamId] = set()  # streams that exist: no append has to look whether they do
 

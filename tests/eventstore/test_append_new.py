@@ -1,4 +1,4 @@
-"""append_new(), called as no writer of ours would: it is refused, and the log stays dense."""
+"""append_new() and append_one(), called as no writer of ours would: they refuse, and the log stays dense."""
 
 from __future__ import annotations
 
@@ -69,6 +69,43 @@ async def test_a_sealed_stream_and_one_that_is_not_there_are_in_its_way(sql: Sql
     await sql.execute("UPDATE streams SET sealed_at = now()")
     with pytest.raises(psycopg.Error, match="in the way"):
         await sql.execute(CALL, COMMON)
+    assert await versions(sql) == [1, 2]
+
+
+ONE = (
+    "SELECT version, tx, position FROM append_one('build', '27', %s, 'custom', '{}', %s, NULL, NULL, NULL, 1::smallint)"
+)
+
+
+async def test_one_event_goes_behind_the_last_and_nothing_else_is_said_of_it(sql: Sql) -> None:
+    await sql.execute(CALL, COMMON)
+    found = [await (await sql.execute(ONE, given)).fetchone() for given in ((None, None), (3, "k"), (None, None))]
+    assert [row and row[0] for row in found] == [3, 4, 5]
+    recorded = await (
+        await sql.execute("SELECT version, tx::text::bigint, position FROM events WHERE version > 2")
+    ).fetchall()
+    assert sorted(recorded) == found
+
+
+@pytest.mark.parametrize("wrong", [(1, None), (3, None), (None, "known"), (-1, None)])
+async def test_one_event_that_something_is_in_the_way_of_is_refused(
+    sql: Sql, database: str, wrong: tuple[int | None, str | None]
+) -> None:
+    async with PostgresStore(database) as store:
+        await store.append(BUILD_27, [NewEvent("custom"), NewEvent("custom", key="known")])
+    with pytest.raises(psycopg.Error) as refused:
+        await sql.execute(ONE, wrong)
+    assert refused.value.sqlstate in {"FS001", "23505"}
+    assert await versions(sql) == [1, 2]
+
+
+async def test_one_event_needs_its_stream_and_an_open_one(sql: Sql) -> None:
+    with pytest.raises(psycopg.Error, match="in the way"):
+        await sql.execute(ONE, (None, None))
+    await sql.execute(CALL, COMMON)
+    await sql.execute("SELECT seal_stream('build', '27')")
+    with pytest.raises(psycopg.Error, match="in the way"):
+        await sql.execute(ONE, (None, None))
     assert await versions(sql) == [1, 2]
 
 

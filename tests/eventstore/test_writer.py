@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from eventstore import NewEvent, StreamId
 from eventstore.admit import admit
 from eventstore.errors import Invalid, Unavailable
-from eventstore.stores.writer import Answer, Lost, Pending, Refused, Writer
+from eventstore.stores.writer import Answer, Lost, Outcome, Pending, Refused, Writer
 from tests.eventstore.logs import recorded
 
 pytestmark = pytest.mark.pure
@@ -256,3 +256,143 @@ async def test_one_clock_serves_all_who_wait() -> None:
         assert ["nothing was recorded" in str(answer) for answer in answers] == [True, True]
         database.answer(1)
         await asyncio.gather(*first)
+
+
+class Express:
+    """The express way, open as long as the test says so."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.begun: list[list[str]] = []
+        self.heard: list[Callable[[Outcome | None], None]] = []
+
+    def begin(self, groups: Sequence[Pending], heard: Callable[[Outcome | None], None]) -> bool:
+        if self.open:
+            self.begun.append([group.stream.id for group in groups])
+            self.heard.append(heard)
+        return self.open
+
+    def answer(self, outcome: Outcome | None = ([],)) -> None:
+        self.heard.pop(0)(outcome)
+
+
+@asynccontextmanager
+async def express(patience: float = 5.0) -> AsyncIterator[tuple[Writer, Database, Express]]:
+    database, way = Database(), Express()
+    writer = Writer(database.commit, way.begin, patience=patience)
+    yield writer, database, way
+    database.answer_all()
+    await writer.close()
+
+
+async def ready() -> None:
+    """Let everything run that can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_the_express_way_is_taken_when_it_is_open() -> None:
+    async with express() as (writer, database, way):
+        first = start(writer, pending("a"))
+        await ready()
+        way.answer()
+        await asyncio.gather(*first)
+        way.open = False
+        second = start(writer, pending("b"))
+        await database.begun(1)
+        database.answer(1)
+        await asyncio.gather(*second)
+        assert (way.begun, database.streams()) == ([["a"]], [["b"]])
+
+
+async def test_who_seems_to_be_the_only_producer_does_not_wait_for_others() -> None:
+    async with express() as (writer, _, way):
+        tasks = start(writer, pending("a"))
+        await ready()
+        way.answer()
+        await asyncio.gather(*tasks)
+        tasks = start(writer, pending("b"), pending("c"), pending("d"))
+        await asyncio.sleep(0)
+        assert way.begun == [["a"], ["b"]], "it is on its way before anything else has run"
+        way.answer()
+        assert way.begun[2:] == [["c", "d"]]
+        way.answer([[], []])
+        await asyncio.gather(*tasks)
+        tasks = start(writer, pending("e"), pending("f"))
+        await ready()
+        assert way.begun[3:] == [["e", "f"]], "they were not the only ones"
+        way.answer([[], []])
+        await asyncio.gather(*tasks)
+
+
+async def test_what_is_in_the_way_is_committed_after_all_and_holds_its_streams_meanwhile() -> None:
+    async with express() as (writer, database, way):
+        tasks = start(writer, pending("a"))
+        await ready()
+        way.answer(None)
+        tasks += start(writer, pending("a"))
+        await database.begun(1)
+        await ready()
+        assert way.begun == [["a"]]
+        database.answer(1)
+        await tasks[0]
+        await ready()
+        way.answer()
+        await asyncio.gather(*tasks)
+
+
+async def test_what_is_lost_on_the_express_way_is_asked_again_if_it_has_a_key() -> None:
+    async with express() as (writer, _, way):
+        keyed, bare = start(writer, pending("a", key="k"), pending("b"))
+        await ready()
+        way.answer(Lost("the line went dead"))
+        with pytest.raises(Unavailable, match="unknown"):
+            await bare
+        await ready()
+        assert way.begun == [["a", "b"], ["a"]]
+        way.answer()
+        await keyed
+
+
+async def test_what_is_refused_on_the_express_way_is_tried_one_by_one() -> None:
+    async with express() as (writer, database, way):
+        good, bad = start(writer, pending("good"), pending("bad"))
+        await ready()
+        way.answer(Refused(Invalid("somebody's fault")))
+        await database.begun(2)
+        database.answer(1)
+        database.answer(2, Refused(Invalid("bad's fault")))
+        await good
+        with pytest.raises(Invalid, match="bad's fault"):
+            await bad
+
+
+async def test_a_bug_on_the_express_way_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(groups: Sequence[Pending], heard: Callable[[Outcome | None], None]) -> bool:
+        raise ZeroDivisionError
+
+    writer = Writer(Database().commit, broken)
+    with caplog.at_level(logging.CRITICAL, "eventstore.stores.writer"), pytest.raises(Unavailable, match="unknown"):
+        await writer.write(pending("a"))
+    await writer.close()
+
+
+async def test_closing_waits_for_the_express_way() -> None:
+    async with express() as (writer, _, way):
+        tasks = start(writer, pending("a"))
+        await ready()
+        closing = asyncio.create_task(writer.close())
+        await ready()
+        assert not closing.done()
+        way.answer()
+        await asyncio.gather(closing, *tasks)
+
+
+async def test_a_caller_who_goes_away_leaves_the_express_way_to_the_others() -> None:
+    async with express() as (writer, _, way):
+        gone, stays = start(writer, pending("a"), pending("b"))
+        await ready()
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        way.answer([[], []])
+        await stays
