@@ -45,6 +45,7 @@ Param = bytes | None
 Answer = PGresult | psycopg.Error | Dead
 Heard = Callable[[Answer], None]
 
+_BINARY = [int(Format.BINARY)] * 16
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
@@ -59,6 +60,7 @@ class Line:
         self._patience = patience
         self._heard: Heard | None = None
         self._answer: Answer | None = None
+        self._until = 0.0
         self._clock: asyncio.TimerHandle | None = None
         self._writing = False
         self._socket = self._pg.socket
@@ -81,8 +83,12 @@ class Line:
 
     def ask(self, statement: bytes, params: Sequence[Param], heard: Heard) -> None:
         """Run a prepared statement; parameters and answer in binary. ``heard`` is called once, after this returned."""
-        formats = [Format.BINARY] * len(params)
-        self._ask(lambda: self._pg.send_query_prepared(statement, params, formats, Format.BINARY), heard)
+        self._begin(heard)
+        try:
+            self._pg.send_query_prepared(statement, params, _BINARY[: len(params)], 1)
+            self._write()
+        except psycopg.Error as error:
+            self._loop.call_soon(self._shut, str(error))
 
     async def prepare(self, statement: bytes, sql: bytes) -> None:
         """Let the server parse ``sql`` once and for all. Raises psycopg.Error, or Dead."""
@@ -92,7 +98,12 @@ class Line:
             if not answered.done():
                 answered.set_result(answer)
 
-        self._ask(lambda: self._pg.send_prepare(statement, sql), heard)
+        self._begin(heard)
+        try:
+            self._pg.send_prepare(statement, sql)
+            self._write()
+        except psycopg.Error as error:
+            self._shut(str(error))
         answer = await answered
         if isinstance(answer, Exception):
             raise answer
@@ -101,15 +112,22 @@ class Line:
         """Hang up. Whoever waits for an answer hears that the line is dead."""
         self._shut("the line was closed")
 
-    def _ask(self, send: Callable[[], None], heard: Heard) -> None:
+    def _begin(self, heard: Heard) -> None:
         self._heard = heard
         self._answer = None
-        self._clock = self._loop.call_later(self._patience, cut, self._connection)
-        try:
-            send()
-            self._write()
-        except psycopg.Error as error:
-            self._loop.call_soon(self._shut, str(error))
+        self._until = self._loop.time() + self._patience
+        if self._clock is None:
+            self._clock = self._loop.call_at(self._until, self._look)
+
+    def _look(self) -> None:
+        """The clock, which runs on from question to question: setting it for each took as long as sending it."""
+        self._clock = None
+        if self._heard is None:
+            return
+        if self._loop.time() >= self._until:
+            cut(self._connection)
+        else:
+            self._clock = self._loop.call_at(self._until, self._look)
 
     def _write(self) -> None:
         """Hand over what the socket takes; the rest when it takes more."""
@@ -127,6 +145,7 @@ class Line:
     def _read(self) -> None:
         """The socket has something to read, also when nothing was asked."""
         pg = self._pg
+        is_complete = False
         try:
             pg.consume_input()
             if self._writing:  # the server may have to be heard before it listens again
@@ -135,19 +154,18 @@ class Line:
                 if pg.status != ConnStatus.OK:
                     self._shut("the server closed the connection")
                 return
-            while not pg.is_busy():
+            while not is_complete and not pg.is_busy():
                 result = pg.get_result()
                 if result is None:
-                    self._end()
-                    return
-                if self._answer is None:
+                    is_complete = True
+                elif self._answer is None:
                     self._answer = result if result.status in _GOOD else error_from_result(result)
         except psycopg.Error as error:
             self._shut(str(error))
-
-    def _end(self) -> None:
-        """The answer is complete."""
-        if self._pg.status != ConnStatus.OK or self._answer is None:
+            return
+        if not is_complete:
+            return
+        if pg.status != ConnStatus.OK or self._answer is None:
             self._shut(str(self._answer or "no answer"))
         else:
             self._tell(self._answer)
@@ -159,12 +177,12 @@ class Line:
                 self._loop.remove_writer(self._socket)
             self._socket, self._writing = -1, False
             self._pg.finish()
-        self._tell(Dead(why.strip().partition("\n")[0]))
-
-    def _tell(self, answer: Answer) -> None:
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+        self._tell(Dead(why.strip().partition("\n")[0]))
+
+    def _tell(self, answer: Answer) -> None:
         heard, self._heard, self._answer = self._heard, None, None
         if heard is not None:
             heard(answer)

@@ -41,11 +41,11 @@ FROM append_new($1::text[], $2::text[], $3::int[], $4::int[],
                 $5::int[], $6::int[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::text[],
                 $13::int[], $14::bool)
 """
-# The same for one event of a stream that exists: no arrays on either side.
+# The same for one event of a stream that exists: no arrays on either side. Not in FROM, where its row would be put into a
+# table first; so the row comes as one value.
 APPEND_ONE = b"""
-SELECT version, tx, "position", now
-FROM append_one($1::text, $2::text, $3::int, $4::text, $5::text, $6::text, $7::timestamptz, $8::text, $9::text,
-                $10::smallint)
+SELECT append_one($1::text, $2::text, $3::int, $4::text, $5::text, $6::text, $7::timestamptz, $8::text, $9::text,
+                  $10::smallint)
 """
 IN_THE_WAY = frozenset({"23505", "FS001"})
 """The errors by which append_new and append_one say that append_events must do it."""
@@ -104,7 +104,7 @@ SELECT coalesce((SELECT e.tx FROM events e ORDER BY e.tx DESC, e.position DESC L
 
 _INT = Struct(">i").pack
 _SMALLINT = Struct(">h").pack
-_ONE = Struct(">iqq8s").unpack
+_ONE = Struct(">12xi8xq8xq8x8s").unpack  # a row: how many columns, then each behind its type and length
 
 
 class Row(NamedTuple):
@@ -220,7 +220,7 @@ def append_one_arguments(group: Group) -> tuple[bytes | None, ...]:
 def one_recorded(group: Group, row: Sequence[bytes]) -> Recorded:
     """What became of the append of APPEND_ONE, from its row, in binary."""
     [draft] = group.drafts
-    version, tx, position, now = _ONE(b"".join(row))
+    version, tx, position, now = _ONE(row[0])
     event = _recorded(group.stream, draft, version, Position(tx, position), time_of(now))
     return Recorded([event], [event])
 
