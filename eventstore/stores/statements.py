@@ -41,8 +41,8 @@ FROM append_new($1::text[], $2::text[], $3::int[], $4::int[],
                 $5::int[], $6::int[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::text[],
                 $13::int[], $14::bool)
 """
-# The same for one event of a stream that exists: no arrays on either side. Not in FROM, where its row would be put into a
-# table first; so the row comes as one value.
+# The same for one event of a stream that exists: no arrays on either side. Not in FROM, where its row would be put into
+# a table first; so the row comes as one value.
 APPEND_ONE = b"""
 SELECT append_one($1::text, $2::text, $3::int, $4::text, $5::text, $6::text, $7::timestamptz, $8::text, $9::text,
                   $10::smallint)
