@@ -53,6 +53,8 @@ def plan(waiting: Sequence[G], *, busy: Collection[StreamId] = (), most: int = M
     most   events in the batch (0: no batch now). A single append may exceed it when it is the first.
     lanes  how many appends may be written alone now.
     """
+    if len(waiting) == 1 and most > 0 and not busy and not waiting[0].alone:
+        return Plan([*waiting], [], [])  # an idle producer: nothing stands in its way, and it waits for us
     batch: list[G] = []
     alone: list[G] = []
     left: list[G] = []
