@@ -209,6 +209,7 @@ class Lines:
         self._patience = patience
         self._lines: list[Line] = []
         self._opening: asyncio.Task[None] | None = None
+        self._failing = False
         self._closed = False
 
     async def open(self) -> None:
@@ -244,13 +245,15 @@ class Lines:
             self._opening = asyncio.get_running_loop().create_task(self._open())
 
     async def _open(self) -> None:
-        """Boundary of the attempt to open lines: it is told in the log, and the pool tells the callers."""
+        """Boundary of the attempt to open lines: its failure is told once in the log; the pool tells the callers."""
         try:
             self._lines = [line for line in self._lines if line.open]
             while len(self._lines) < self._count:
                 self._lines.append(await self._line())
+            self._failing = False
         except (psycopg.Error, Dead, FoldstreamError) as error:
-            log.info("no express line to Postgres: %s", error)
+            log.log(logging.DEBUG if self._failing else logging.INFO, "no express line to Postgres: %s", error)
+            self._failing = True
         finally:
             self._opening = None
 
