@@ -6,7 +6,8 @@
 --    so its readers do.)
 -- 2. The order over all streams is (tx, position), read only below the oldest transaction that is still open
 --    (pg_snapshot_xmin): what is behind such a cursor never changes any more.
--- 3. Events are never changed. The application may only read, and call append_events() or its faster halves append_new() and append_one().
+-- 3. Events are never changed. The application may only read, and call append_events() or its faster halves, append_new()
+--    and append_one().
 -- 4. All events of a stream lie in one partition, the one of the stream's birth, so that replay touches one partition
 --    and dropping an old partition never cuts a stream in two.
 -- 5. Each event carries a hash over itself and the hash of the event before it: `foldstream verify` finds what was changed
