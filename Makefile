@@ -47,7 +47,7 @@ endif
 acceptance: $(VENV)/.browser ## run everything and print each row of docs/acceptance.md: pass, fail or no test
 	$(BIN)/python -m pytest -q --acceptance $(ARGS)
 
-bench: $(VENV)/.ready ## measure appends, replay and fan-out beside others' (seven minutes; ARGS=--quick: a check)
+bench: $(VENV)/.ready ## measure everything, beside others where there are others (half an hour; ARGS=--quick: a check)
 	$(BIN)/python -m benchmarks all $(ARGS)
 
 bench-append: $(VENV)/.ready ## appends beside pgbench, psycopg one by one, COPY
@@ -55,6 +55,12 @@ bench-append: $(VENV)/.ready ## appends beside pgbench, psycopg one by one, COPY
 
 bench-read: $(VENV)/.ready ## replay beside decoding and encoding again
 	$(BIN)/python -m benchmarks read $(ARGS)
+
+bench-fold: $(VENV)/.ready ## states and lists of a million (some minutes to fill)
+	$(BIN)/python -m benchmarks fold $(ARGS)
+
+bench-grow: $(VENV)/.ready ## a log of ten million events (ten minutes, 5 GB of disk)
+	$(BIN)/python -m benchmarks grow $(ARGS)
 
 bench-push: $(VENV)/.ready ## fan-out beside plain sse-starlette and python-socketio
 	$(BIN)/python -m benchmarks push $(ARGS)
@@ -75,4 +81,4 @@ types: $(VENV)/.ready ## mypy --strict
 clean: ## remove what was built (not .foldstream: that is your data)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup run test pure browser acceptance bench bench-append bench-read bench-push crash demo lint types clean
+.PHONY: help setup run test pure browser acceptance bench bench-append bench-read bench-fold bench-grow bench-push crash demo lint types clean

@@ -475,7 +475,7 @@ CREATE INDEX states_newest  ON states (category, born_at, sid);            -- li
 CREATE INDEX states_status  ON states (category, status, born_at, sid);    -- those in one status
 CREATE INDEX states_project ON states (category, project, born_at, sid);   -- those of one project
 CREATE INDEX states_both    ON states (category, project, status, born_at, sid);  -- both
-CREATE INDEX states_fold    ON states (category, fold);                    -- those that another fold made: to be made again
+CREATE INDEX states_fold    ON states (category, fold, sid);               -- those that another fold made: to be made again
 
 -- Which event has to reach whom, and what became of it.
 CREATE TABLE webhook_deliveries (

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import append, machine, push, read
+from benchmarks import append, fold, grow, machine, push, read
 from benchmarks.measure import Line, busiest, measure
 from eventstore.errors import FoldstreamError
 from foldstream.serve import sigterm_is_exit
 
-BENCHES = {module.BENCH.name: module.BENCH for module in (append, read, push)}
+BENCHES = {module.BENCH.name: module.BENCH for module in (append, read, fold, push, grow)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

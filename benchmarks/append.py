@@ -31,7 +31,7 @@ def producers(place: Place, seconds: float, count: int, *, size: int = 1, name: 
     """``count`` producers who wait for each append of ``size`` events before they send the next."""
     lists = [sample.EVENTS[at : at + size] for at in range(0, sample.COUNT - size + 1, size)]
     with place.log() as url:
-        watch, events, latencies = uvloop.run(_produce(url, Watch(place), seconds, count, lists))
+        watch, events, latencies = uvloop.run(produce_all(url, Watch(place), seconds, count, lists))
         with psycopg.connect(url) as connection:
             [recorded] = connection.execute("SELECT count(*) FROM events").fetchone() or [0]
     expected = len(sample.STREAMS) + events
@@ -40,9 +40,10 @@ def producers(place: Place, seconds: float, count: int, *, size: int = 1, name: 
     yield from figures(name or f"{count} producer{'s' if count > 1 else ''}", watch, events, latencies)
 
 
-async def _produce(
+async def produce_all(
     url: str, watch: Watch, seconds: float, count: int, lists: Sequence[Sequence[NewEvent]]
 ) -> tuple[Watch, int, list[float]]:
+    """(what was used, how many events were recorded, how long each append took in seconds)."""
     latencies: list[float] = []
     chance = random.Random(count)
     until = 0.0

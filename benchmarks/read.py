@@ -1,7 +1,8 @@
 """read: a stream from its beginning, as Server-Sent Events that are ready to be sent.
 
-Ours goes through `PostgresStore.read` and `wire.sse`, beside the old documents' query with each event decoded to a dict
-and encoded again, by the standard library and by orjson. In both tables other streams lie between the events.
+Ours is `PostgresStore.render`, frames that the server writes, and `PostgresStore.read` with `wire.sse`; beside them the
+old documents' query with each event decoded to a dict and encoded again, by the standard library and by orjson. In both
+tables other streams lie between the events.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks import sample
 from benchmarks.case import Bench, Case, Figure, Ratio, percentile
 from benchmarks.one_by_one import COPY
 from benchmarks.place import durable_postgres
-from benchmarks.replay import ORJSON, STANDARD, Chunks, Codec, decoded, stored_bytes
+from benchmarks.replay import ORJSON, STANDARD, Chunks, Codec, decoded, objects, rendered
 from eventstore.event import NewEvent, StreamId
 from eventstore.stores.postgres import PostgresStore
 
@@ -62,10 +63,10 @@ async def _replay(open_: Open, length: int, seconds: float) -> tuple[list[float]
 
 
 @asynccontextmanager
-async def ours(url: str, stream: StreamId) -> Any:
-    """`PostgresStore` and `wire.sse`."""
+async def ours(url: str, stream: StreamId, way: Callable[[PostgresStore, StreamId], Chunks]) -> Any:
+    """`PostgresStore`, one way or the other."""
     async with PostgresStore(url) as store:
-        yield partial(stored_bytes, store, stream)
+        yield partial(way, store, stream)
 
 
 @asynccontextmanager
@@ -100,7 +101,8 @@ def opened(quick: bool) -> Iterator[Mapping[str, Case]]:
             asyncio.run(_fill_log(log, stream, length))
             _fill_table(table, stream, length)
             ways: Sequence[tuple[str, Open]] = (
-                ("stored bytes to SSE", partial(ours, log, stream)),
+                ("rendered", partial(ours, log, stream, rendered)),
+                ("events, then SSE", partial(ours, log, stream, objects)),
                 ("dict, json", partial(usual, table, stream, STANDARD)),
                 ("dict, orjson", partial(usual, table, stream, ORJSON)),
             )
@@ -144,8 +146,8 @@ def _fill_table(url: str, stream: StreamId, length: int) -> None:
 def _ratios(lengths: Sequence[int]) -> Iterator[Ratio]:
     for length in lengths:
         for what in ("rate", "first page"):
-            for way in ("dict, json", "dict, orjson"):
-                yield Ratio(f"stored bytes to SSE, {length:,} events: {what}", f"{way}, {length:,} events: {what}")
+            for way in ("events, then SSE", "dict, json", "dict, orjson"):
+                yield Ratio(f"rendered, {length:,} events: {what}", f"{way}, {length:,} events: {what}")
     yield Ratio(f"memory, {lengths[1]:,} events: peak", f"memory, {lengths[0]:,} events: peak")
 
 

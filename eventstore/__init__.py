@@ -4,8 +4,8 @@
     fold facts     ->  a state (`At(state, version)`); there is no status column anywhere
     read a stream  ->  every event after a version, in order, for ever the same
 
-The rooms: `event` `fold` `category` `categories/` `admit` `errors` are pure. `store` is the contract of the log,
-`stores/` are its implementations (postgres, memory). This package imports neither `streaming` nor `pipeline`.
+The rooms: `event` `fold` `category` `categories/` `admit` `shape` `page` `errors` are pure. `store` is the contract of
+the log, `stores/` are its implementations (postgres, memory). This package imports neither `streaming` nor `pipeline`.
 """
 
 from eventstore.categories import ALL, BY_NAME

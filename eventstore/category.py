@@ -47,6 +47,7 @@ class Category(Generic[S]):
     view      (id, at) -> the public JSON object of the state.
     schema    the number of the shape in which new events are written.
     upcasts   n -> how an event of schema n becomes one of schema n + 1: one for each number below ``schema``.
+    statuses  every status that ``labels`` gives, in the order in which they come: what a list may be asked for.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Category(Generic[S]):
     view: Callable[[str, At[S]], dict[str, Any]]
     schema: int = 1
     upcasts: Mapping[int, Upcast] = field(default_factory=dict)
+    statuses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.upcasts) != set(range(1, self.schema)):

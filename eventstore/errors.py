@@ -62,6 +62,14 @@ class NotFound(FoldstreamError):
     fix = "Check the path; docs/protocol.md lists every route."
 
 
+class Gone(FoldstreamError):
+    """That part of the log has left it."""
+
+    status = 410
+    code = "gone"
+    fix = "Ask for a later version; exports hold what was there before."
+
+
 class TooLarge(FoldstreamError):
     """The input is too large."""
 

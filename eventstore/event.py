@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from eventstore.errors import Invalid
@@ -92,9 +93,8 @@ class NewEvent:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A recorded fact.
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """A recorded fact. (A struct: a page of a thousand is made in a tenth of the time that dataclasses take.)
 
     version     1, 2, 3 ... without holes within its stream: the public id, ``lastEventId`` and SSE ``id:``.
     position    the order among all streams, for server-side followers (`Store.read_all`).

@@ -1,7 +1,8 @@
 """Store: the contract of the log. Implementations in `stores/`; one contract suite runs over all of them.
 
 append   the only way in. Durable when it returns: versions are dense per stream, given under the stream's own lock.
-read     one page of one stream, in order. Replay, polling and status are this call.
+read     one page of one stream, in order, either way. Folds and replay are this call.
+render   the same page as bytes that are ready to be sent, and where the log begins and ends. Transports are this call.
 read_all one page over all streams, safe against transactions that commit out of order; for server-side followers.
 heads    the last version of each of many streams in one query that touches no event.
 
@@ -16,13 +17,13 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from eventstore.event import START, Event, NewEvent, Position, StreamId
+from eventstore.page import PAGE as PAGE
+from eventstore.page import Rendered, Span
+from eventstore.shape import Shape
 
 Announce = Callable[[Sequence[Event]], None]
 Also = Callable[[Any], Awaitable[None]]
 """Work that joins an append's transaction: called with the store's connection (None in memory) before the commit."""
-
-PAGE = 1000
-"""Events in a page, at most, wherever a caller does not say otherwise."""
 
 
 class Store(Protocol):
@@ -43,8 +44,23 @@ class Store(Protocol):
         """
         ...
 
-    async def read(self, stream: StreamId, after: int = 0, limit: int = PAGE) -> list[Event]:
-        """At most ``limit`` events with a version above ``after``, in order; empty for an unknown stream."""
+    async def read(
+        self,
+        stream: StreamId,
+        after: int = 0,
+        limit: int = PAGE,
+        *,
+        before: int | None = None,
+        types: Sequence[str] = (),
+        backward: bool = False,
+    ) -> list[Event]:
+        """The first ``limit`` events with versions above ``after`` and below ``before``; empty for an unknown stream.
+
+        types     only events of these; none: all. A page of rare types is found by going through the stream's range
+                  until ``limit`` are found or it ends: some tenths of a second for a million events.
+        backward  the newest first.
+        Events come in the current schema of their category (`upcast.current`).
+        """
         ...
 
     async def read_all(self, after: Position = START, limit: int = PAGE) -> list[Event]:
@@ -57,6 +73,21 @@ class Store(Protocol):
     async def heads(self, streams: Iterable[StreamId]) -> Mapping[StreamId, int]:
         """The last version of each stream that exists."""
         ...
+
+
+class Renderer(Protocol):
+    """What writes pages as bytes. The shipped stores are this, too."""
+
+    async def render(self, stream: StreamId, shape: Shape, span: Span) -> Rendered:
+        """What `Store.read` gives for ``span``, each event in ``shape``; at most about `page.PAGE_BYTES` of it.
+
+        A page may be shorter than its limit, or empty, before the end: going on from `last` finds the rest.
+        """
+        ...
+
+
+class Log(Store, Renderer, Protocol):
+    """A store that renders."""
 
 
 class Listed(NamedTuple):

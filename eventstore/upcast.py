@@ -6,9 +6,9 @@ one shape, an upcast knows two that are neighbours, and no migration ever rewrit
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
 import orjson
 
 from eventstore.categories import BY_NAME
@@ -53,4 +53,4 @@ def current(category: Category[S], event: Event) -> Event:
         json = orjson.dumps(data if isinstance(data, dict) else dict(data))
     except Exception:  # noqa: BLE001 - boundary: one old event, and any upcast; see above
         return event
-    return replace(event, type=type_, json=json, schema=category.schema)
+    return msgspec.structs.replace(event, type=type_, json=json, schema=category.schema)

@@ -26,6 +26,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "watch": ("foldstream.commands.watch", "follow a run; ends with the run's result"),
     "status": ("foldstream.commands.status", "the state of a run now"),
     "ls": ("foldstream.commands.ls", "the newest runs"),
+    "seal": ("foldstream.commands.seal", "close runs for good"),
+    "export": ("foldstream.commands.export", "write runs as text, byte-exact"),
+    "import": ("foldstream.commands.import_", "read what export wrote, checked"),
+    "verify": ("foldstream.commands.verify", "is the log, and what is folded from it, as it was written?"),
+    "gc": ("foldstream.commands.gc", "new partitions in time, and retention; for cron"),
     "token": ("foldstream.commands.token", "sign a token for a run, or for all of them"),
 }
 """Name -> (module, what it is for)."""

@@ -107,9 +107,10 @@ class Client:
         """The folded state of ``run``. Raises NotFound while nothing is recorded."""
         return await self._ask("GET", _path(run), "isTerminal")
 
-    async def runs(self, limit: int = 50) -> list[Json]:
-        """The states of the newest runs, newest first."""
-        answer = await self._ask("GET", "/v1/runs", "runs", params={"limit": limit})
+    async def runs(self, limit: int = 50, **asked: str | None) -> list[Json]:
+        """The states of the newest runs, newest first. asked: category, project, status, since, until, before."""
+        query = {name: text for name, text in asked.items() if text}
+        answer = await self._ask("GET", "/v1/runs", "runs", params={"limit": limit, **query})
         runs: list[Json] = answer["runs"]
         return runs
 
@@ -210,7 +211,7 @@ class _Following:
             return {field: data[field] for field in ("id", "type", "data", "timestamp")}, False
         epoch = data.get("epoch", self.epoch)
         if name == "reset" or (self.epoch and epoch != self.epoch):
-            self.epoch, self.cursor = epoch, 0
+            self.epoch, self.cursor = epoch, data.get("lastEventId", 0) if name == "reset" else 0
             return {"id": 0, "type": "reset", "data": data, "timestamp": None}, name != "reset"
         self.epoch = epoch
         return None, False
@@ -256,9 +257,11 @@ class _Following:
                 "GET", path, "events", params={"lastEventId": self.cursor, **query}, timeout=_reading(LONG_POLL + 10)
             )
             yield "connected", {"epoch": page.get("epoch", self.epoch)}
+            if "reset" in page:
+                yield "reset", {**page["reset"], "lastEventId": page["lastEventId"]}
             for event in page["events"]:
                 yield "message", event
-            if page["events"]:
+            if page["events"] or "reset" in page:
                 continue
             # Nothing new: because it is over, because the log is another one, or because nothing happens.
             state = await self._state()

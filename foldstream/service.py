@@ -1,6 +1,7 @@
 """service: the wiring. The only place where the log, the live ends and the pipeline meet.
 
     PostgresStore --announce--> Hub --> tails --> transports          (streaming reads the log)
+                  --announce--> projector --> snapshots --> States    (what is folded, kept)
     routes, worker --append---> PostgresStore                         (pipeline writes it)
 
 `open_service` builds it all around one store and carries its background tasks; `foldstream.serve` puts a server before
@@ -26,8 +27,12 @@ from ulid import ULID
 
 from eventstore.errors import FoldstreamError
 from eventstore.event import Event, StreamId
+from eventstore.projector import projector
 from eventstore.states import States
+from eventstore.store import Announce
+from eventstore.stores.cursors import PostgresCursors
 from eventstore.stores.postgres import PostgresStore
+from eventstore.stores.snapshots import PostgresSnapshots
 from foldstream.services import Services
 from foldstream.settings import LOOPBACK, Settings
 from pipeline.pipeline import Pipeline
@@ -73,13 +78,16 @@ def new_id() -> str:
 async def open_service(settings: Settings, services: Services) -> AsyncIterator[Service]:
     """Open the store, watch the bus, build the application. The database must be migrated. Raises CannotStart."""
     metrics = Metrics()
-    announce = _Announce()
+    announce = Announcements()
     store = PostgresStore(services.database_url, announce=announce, max_data_bytes=settings.max_data_bytes)
     async with store, anyio.create_task_group() as tasks:
         epoch = await store.epoch()
-        states = States(store)
+        snapshots = PostgresSnapshots(store.connections)
+        states = States(store, snapshots)
         hub = Hub(store, states, _bus(settings, services, epoch, metrics), metrics)
-        announce.hub = hub
+        follower = projector(store, snapshots, PostgresCursors(store.connections), owner=new_id())
+        announce.to = (hub.announce, follower.nudge)
+        metrics.watch(follower.name, lambda: follower.lag, lambda: follower.is_active)
         signer = Signer(settings.jwt_secrets or (_own_secret(settings.data_dir),))
         live = Live(
             store=store,
@@ -113,6 +121,7 @@ async def open_service(settings: Settings, services: Services) -> AsyncIterator[
             hosts=settings.hosts or (LOOPBACK_NAMES if settings.is_loopback and not settings.auth else ()),
         )
         tasks.start_soon(hub.run)
+        tasks.start_soon(follower.run)
         try:
             yield Service(app, live, pipeline)
         finally:
@@ -122,14 +131,14 @@ async def open_service(settings: Settings, services: Services) -> AsyncIterator[
 LOOPBACK_NAMES = (*LOOPBACK, "[::1]")
 
 
-class _Announce:
-    """What the store calls after a commit. The store exists before the hub does; the first append after both."""
+class Announcements:
+    """What the store calls after a commit. The store exists before those who listen do; the first append after all."""
 
-    hub: Hub | None = None
+    to: tuple[Announce, ...] = ()
 
     def __call__(self, events: Sequence[Event]) -> None:
-        if self.hub is not None:
-            self.hub.announce(events)
+        for announce in self.to:
+            announce(events)
 
 
 def _bus(settings: Settings, services: Services, epoch: str, metrics: Metrics) -> Bus:

@@ -24,6 +24,7 @@ class Settings:
 
     database_url, redis_url  empty: the embedded servers of ``data_dir``.
     public_url               how browsers reach this server; previews and links begin with it.
+    event_retention_days     0: events stay for ever.
     origins                  web origins, besides the server's own, whose pages may connect.
     """
 
@@ -44,6 +45,9 @@ class Settings:
     deploy_timeout: float = 120.0
     worker_concurrency: int = 4
     drop_rings: float = 0.0
+    event_retention_days: int = 0
+    partition_days: int = 30
+    partition_events: int = 10_000_000
 
     @property
     def is_loopback(self) -> bool:
@@ -72,6 +76,9 @@ VARIABLES: Mapping[str, str] = {
     "BUILD_TIMEOUT_MS": "longest build step (300000)",
     "DEPLOY_TIMEOUT_MS": "longest deployment (120000)",
     "WORKER_CONCURRENCY": "jobs a worker does at once (4)",
+    "EVENT_RETENTION_DAYS": "days of silence after which `foldstream gc` seals a run and lets its events go (off)",
+    "PARTITION_DAYS": "age at which `foldstream gc` begins a new partition of the events (30)",
+    "PARTITION_EVENTS": "number of events at which it does (10000000)",
     "FAULT_DROP_RINGS": "share of bus messages to throw away, 0 to 1 (0; for tests of healing)",
     "FOLDSTREAM_URL": "the server that the commands talk to (http://127.0.0.1:8000)",
     "FOLDSTREAM_TOKEN": "the token they send, where the server asks for one",
@@ -128,6 +135,9 @@ def read(environ: Mapping[str, str], *, auth: bool) -> Settings:
         deploy_timeout=reader.get("DEPLOY_TIMEOUT_MS", 120.0, _millis),
         worker_concurrency=reader.get("WORKER_CONCURRENCY", 4, _whole(1, 1000)),
         drop_rings=reader.get("FAULT_DROP_RINGS", 0.0, _number(0, 1)),
+        event_retention_days=reader.get("EVENT_RETENTION_DAYS", 0, _whole(0, 36_500)),
+        partition_days=reader.get("PARTITION_DAYS", 30, _whole(1, 36_500)),
+        partition_events=reader.get("PARTITION_EVENTS", 10_000_000, _whole(1, 10**12)),
     )
     if reader.wrong:
         raise CannotStart("; ".join(reader.wrong), fix="Correct the environment variables named above.")

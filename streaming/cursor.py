@@ -8,6 +8,7 @@ whether what arrives comes next, came before, or leaves a hole. A hole is closed
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 from eventstore.errors import BadRequest
 
@@ -41,3 +42,19 @@ def parse_cursor(text: str | None, *, name: str = "lastEventId") -> int:
             pointer=f"/{name}",
         )
     return int(text)
+
+
+PAST_THE_END = "the cursor is ahead of the log"
+
+
+def reset(cursor: int, floor: int, head: int) -> dict[str, Any] | None:
+    """What to tell a reader whose cursor is no place in a log from ``floor`` to ``head``; None: it is one.
+
+    ``lastEventId`` is where it has to go on. What is up to the floor has left the log, and what is left begins there. A
+    cursor ahead of the head is of another log: everything follows, from the beginning.
+    """
+    if cursor < floor:
+        return {"type": "reset", "reason": "retention", "floor": floor, "lastEventId": floor}
+    if cursor > head:
+        return {"type": "reset", "reason": PAST_THE_END, "lastEventId": 0}
+    return None

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from eventstore.errors import FoldstreamError, Unavailable
 from eventstore.event import Event, StreamId
 from eventstore.states import States
-from eventstore.store import Store
+from eventstore.store import Log
 from streaming.bus import Bus
 from streaming.metrics import Metrics
 from streaming.tail import Tail
@@ -33,7 +33,7 @@ class Hub:
     """One for each process. `run` it beside the server."""
 
     def __init__(
-        self, store: Store, states: States, bus: Bus, metrics: Metrics, *, sweep_seconds: float = SWEEP_SECONDS
+        self, store: Log, states: States, bus: Bus, metrics: Metrics, *, sweep_seconds: float = SWEEP_SECONDS
     ) -> None:
         self._store = store
         self._states = states
@@ -93,15 +93,17 @@ class Hub:
                 await self.sweep()
 
     async def sweep(self) -> None:
-        """Find the tails that are behind the log and let them catch up."""
+        """Find the tails that are behind the log, or ahead of it (it is another one), and let them catch up."""
+        cursors = {stream: tail.cursor for stream, tail in self._tails.items() if tail.ready.is_set()}
         try:
-            heads = await self._store.heads(self._tails) if self._tails else {}
+            heads = await self._store.heads(cursors) if cursors else {}
         except Unavailable:
             self._metrics.sweeps_failed.inc()  # the store is away: viewers keep what they have until the next sweep
             return
-        for stream, head in heads.items():
+        for stream, cursor in cursors.items():
             tail = self._tails.get(stream)
-            if tail is not None and tail.ready.is_set() and tail.failure is None and head > tail.cursor:
+            head = heads.get(stream, 0)
+            if tail is not None and tail.failure is None and (head > tail.cursor or head < cursor):
                 self._metrics.gaps_swept.inc()
                 await self._repair(tail)
 

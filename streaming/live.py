@@ -10,7 +10,7 @@ import anyio
 
 from eventstore.event import StreamId
 from eventstore.states import States
-from eventstore.store import Index, Store
+from eventstore.store import Index, Log
 from streaming.guard import Guard
 from streaming.hub import Hub
 from streaming.metrics import Metrics
@@ -37,7 +37,7 @@ class Live:
     origins: besides the server's own, the web origins that may connect. closing: set when the server goes down.
     """
 
-    store: Store
+    store: Log
     index: Index
     states: States
     hub: Hub

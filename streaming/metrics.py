@@ -5,7 +5,7 @@ One `Metrics` for each process, with a registry of its own, so that two servers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
@@ -48,6 +48,10 @@ class Metrics:
         self.boundary_errors = counter(
             "foldstream_boundary_errors_total", "Unexpected errors kept at a boundary", "where"
         )
+        self.follower_lag = gauge(
+            "foldstream_follower_lag_seconds", "How long an event has waited for a follower of the log", "follower"
+        )
+        self.follower_active = gauge("foldstream_follower_active", "1 in the process that follows", "follower")
         self.request_seconds = Histogram(
             "foldstream_request_seconds",
             "Time to answer (streams excepted)",
@@ -60,6 +64,11 @@ class Metrics:
         for event in events:
             self.build_events.labels(event.type if event.type in TYPES else "other").inc()
             self.event_bytes.inc(len(event.json))
+
+    def watch(self, follower: str, lag: Callable[[], float], is_active: Callable[[], bool]) -> None:
+        """Ask a follower how it does, whenever the page is read."""
+        self.follower_lag.labels(follower).set_function(lag)
+        self.follower_active.labels(follower).set_function(is_active)
 
     def register(self, collector: Collector) -> None:
         """Add metrics of another room (the store's, the pipeline's) to the same page."""

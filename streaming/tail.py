@@ -9,6 +9,10 @@ A member is at the tail's cursor by definition, so nobody needs a queue, a task 
 that cannot take what it is offered says no and leaves; from then on it is what every newcomer is: a reader of the log
 who will `enter` again. Entering is synchronous: no await lies between "I have everything up to your cursor" and
 membership, so there is no moment at which an event could slip through or come twice.
+
+A log may turn out to be another than the tail knew: retention took it, or a backup was put in its place. Then the tail
+begins anew where the log says, and all members are readers again, who find their cursors in the log or are told where
+to go on (`cursor.reset`).
 """
 
 from __future__ import annotations
@@ -21,10 +25,13 @@ from typing import Any, Protocol
 import anyio
 
 from eventstore.categories import BY_NAME
+from eventstore.errors import FoldstreamError, Gone
 from eventstore.event import Event, StreamId
 from eventstore.fold import At
+from eventstore.page import PAGE, Rendered, Span
+from eventstore.shape import Shape
 from eventstore.states import States
-from eventstore.store import PAGE, Store
+from eventstore.store import Log
 from streaming.cursor import Step, step
 
 log = logging.getLogger(__name__)
@@ -48,13 +55,18 @@ class Member(Protocol):
         """Take the chunk (it brings you to ``version``) now, without waiting, or say no and be a reader again."""
         ...
 
+    def expel(self) -> None:
+        """You are no member any more: be a reader again."""
+        ...
+
 
 class Tail:
     """Made by `streaming.hub.Hub`; `open` before use."""
 
-    def __init__(self, stream: StreamId, store: Store, states: States) -> None:
+    def __init__(self, stream: StreamId, store: Log, states: States) -> None:
         self.stream = stream
         self.at: At[Any] = At(None, 0)
+        self.floor = 0
         self.behind = False
         self.watchers = 0
         self.ready = anyio.Event()
@@ -82,12 +94,12 @@ class Tail:
 
     @property
     def is_final(self) -> bool:
-        """Nothing more is expected of this stream."""
-        return bool(self._category.is_final(self.at.state))
+        """Nothing more is expected of this stream. (What retention takes was sealed.)"""
+        return bool(self._category.is_final(self.at.state)) or 0 < self.floor == self.cursor
 
     async def open(self) -> None:
         """Stand at the end of the log. The bus must be watching already, or what comes in between is missed."""
-        self.at = await self._states.at(self.stream)
+        await self._begin()
         self.ready.set()
         self.deliver(self._early)
         self._early = []
@@ -134,22 +146,71 @@ class Tail:
             while True:
                 self.behind = False
                 page = await self._store.read(self.stream, self.cursor)
+                if not page and await self._look():
+                    page = await self._store.read(self.stream, self.cursor)
+                    if not page:
+                        raise self._missing(self.cursor)
                 self.deliver(page)
                 # A ring that came during the read may have left another hole: then behind is set again.
                 if len(page) < PAGE and not self.behind:
                     return
 
-    async def read(self, cursor: int) -> list[Event]:
-        """The log between a reader's cursor and the tail's, at most a page. Never past the tail: members get that."""
-        return await self._store.read(self.stream, cursor, min(PAGE, self.cursor - cursor))
+    async def _begin(self) -> None:
+        floor = self.floor
+        try:
+            at = await self._states.at(self.stream)
+        except Gone:  # with no snapshot of it either
+            at = At(self._category.fold.initial, 0)
+        if at.version == 0:
+            floor = (await self._ends()).floor
+            at = At(at.state, floor)
+        self.at, self.floor = at, floor
+
+    async def _ends(self) -> Rendered:
+        """Where the log of this stream begins and ends."""
+        return await self._store.render(self.stream, (), Span(limit=0))
+
+    async def _look(self) -> bool:
+        """Begin anew if the log is not what it was; otherwise: whether it goes on behind the tail."""
+        cursor = self.cursor
+        ends = await self._ends()
+        if ends.floor <= cursor <= ends.head:
+            return cursor == self.cursor < ends.head
+        log.warning("%r begins anew: its log is from %d to %d now", self, ends.floor, ends.head)
+        self._states.forget(self.stream)
+        await self._begin()
+        self.floor = ends.floor
+        self._recent.clear()
+        members, self._members = list(self._members), {}
+        for member in members:
+            member.expel()
+        return False
+
+    def _missing(self, cursor: int) -> FoldstreamError:
+        return FoldstreamError(f"the events of {self.stream} after {cursor} are not in the log, though it goes on")
+
+    async def render(self, cursor: int, shape: Shape, limit: int = PAGE) -> Rendered:
+        """The log between a reader's cursor and the tail's, at most a page. Never past the tail: members get that.
+
+        Empty: the cursor is no place in this log (`cursor.reset`), or the tail stands elsewhere now: ask again.
+        """
+        if cursor > self.cursor:
+            await self.catch_up()
+        page = await self._store.render(self.stream, shape, Span(cursor, max(0, min(limit, self.cursor - cursor))))
+        self.floor = page.floor
+        if page.count == 0 and page.floor <= cursor < self.cursor:
+            await self.catch_up()
+            if cursor < min(self.cursor, page.head):
+                raise self._missing(cursor)
+        return page
 
     def enter(self, member: Member, cursor: int) -> bool:
         """Become a member, if what lies between ``cursor`` and the tail is at hand; it is offered first.
 
-        False: read the log first (`read`) and come again. ``cursor`` must not be ahead of the tail (`catch_up`).
+        False: read the log first (`render`) and come again.
         """
         if cursor > self.cursor:
-            raise ValueError(f"cursor {cursor} is ahead of {self!r}")
+            return False
         if cursor < self.cursor:
             if not self._recent or self._recent[0].version > cursor + 1:
                 return False

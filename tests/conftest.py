@@ -65,6 +65,13 @@ async def database(postgres_server: str, template_database: str) -> AsyncIterato
 
 
 @pytest.fixture
+async def second_database(postgres_server: str, template_database: str) -> AsyncIterator[str]:
+    """The URL of another fresh database with the schema in it, for what goes from one to the other."""
+    async with _new_database(postgres_server, template_database) as url:
+        yield url
+
+
+@pytest.fixture
 async def empty_database(postgres_server: str) -> AsyncIterator[str]:
     """The URL of a fresh database with nothing in it."""
     async with _new_database(postgres_server) as url:

@@ -28,6 +28,7 @@ from streaming.hub import Hub
 from streaming.live import Limits, Live
 from streaming.metrics import Metrics
 from streaming.token import Signer
+from tests.projection import snapshots_of
 
 F27 = [
     {name: event[name] for name in ("type", "data", "timestamp")}
@@ -76,10 +77,11 @@ async def serving(
     hosts: tuple[str, ...] = (),
     epoch: str = "epoch-of-the-test",
     sweep_seconds: float = 0.05,
+    snapshots: Any = None,
 ) -> AsyncIterator[Served]:
     """Serve ``store`` until the context ends."""
     metrics = Metrics()
-    states = States(store)
+    states = States(store, snapshots or snapshots_of(store))
     hub = Hub(store, states, bus or MemoryBus(), metrics, sweep_seconds=sweep_seconds)
     announcer.to.append(hub.announce)
 

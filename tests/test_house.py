@@ -18,11 +18,16 @@ MAY_IMPORT = {
     "foldstream": {"foldstream", "streaming", "pipeline", "eventstore"},
 }
 PURE = [
-    *(f"eventstore/{name}.py" for name in ("admit", "category", "chain", "errors", "event", "fold", "frozen", "text", "upcast")),
+    *(
+        f"eventstore/{name}.py"
+        for name in ("admit", "category", "chain", "errors", "event", "fold", "frozen", "text", "upcast")
+    ),
     *(f"eventstore/categories/{name}.py" for name in ("__init__", "build", "build_state", "build_vocabulary")),
     *(f"eventstore/categories/{name}.py" for name in ("task", "task_vocabulary")),
+    "eventstore/archive.py",
     "eventstore/stores/batch.py",
-    *(f"streaming/{name}.py" for name in ("cursor", "wire", "token")),
+    *(f"eventstore/{name}.py" for name in ("page", "shape", "stores/pages")),
+    *(f"streaming/{name}.py" for name in ("cursor", "listing", "wire", "token")),
     *(f"pipeline/{name}.py" for name in ("flow", "planner")),
     "foldstream/commands/running/tape.py",
 ]

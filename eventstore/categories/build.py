@@ -353,5 +353,6 @@ CATEGORY: Category[Build] = Category(
     check=vocabulary.check,
     is_final=is_final,
     labels=labels,
+    statuses=(*ORDER, "completed", "failed", "cancelled"),
     view=view,
 )

@@ -277,5 +277,6 @@ CATEGORY: Category[TaskRun] = Category(
     check=vocabulary.check,
     is_final=is_final,
     labels=labels,
+    statuses=("pending", "processing", "completed", "failed"),
     view=view,
 )

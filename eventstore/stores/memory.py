@@ -13,12 +13,16 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from uuid import uuid4
 
 from eventstore.admit import MAX_DATA_BYTES, Draft, admit
 from eventstore.errors import Conflict, KeyReused, Sealed
 from eventstore.event import START, Event, NewEvent, Position, StreamId
-from eventstore.store import PAGE, Also, Announce, Listed
+from eventstore.page import PAGE, Rendered, Span, rendered
+from eventstore.shape import Shape
+from eventstore.store import Also, Announce, Listed
+from eventstore.upcast import lifted
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ class _Log:
 
 
 class MemoryStore:
-    """`Store`, `Index` and `Keeper` in this process.
+    """`Log`, `Index` and `Keeper` in this process.
 
     announce  is called with new events after their commit, in order of version for each stream.
     delay     what each round trip takes: seconds, or a function to await. now: the clock.
@@ -81,16 +85,37 @@ class MemoryStore:
         await self._round_trip()
         return recorded
 
-    async def read(self, stream: StreamId, after: int = 0, limit: int = PAGE) -> list[Event]:
+    async def read(
+        self,
+        stream: StreamId,
+        after: int = 0,
+        limit: int = PAGE,
+        *,
+        before: int | None = None,
+        types: Sequence[str] = (),
+        backward: bool = False,
+    ) -> list[Event]:
         """See `Store.read`."""
         await self._round_trip()
+        events = self._between(stream, max(after, 0), before, backward)
+        return lifted(_first(events, limit, types))
+
+    async def render(self, stream: StreamId, shape: Shape, span: Span) -> Rendered:
+        """See `Renderer.render`."""
+        await self._round_trip()
+        head = len(self._streams[stream].events) if stream in self._streams else 0
+        events = self._between(stream, *span.bounds(head), span.backward)
+        return rendered(lifted(_first(events, span.limit, span.types)), shape, span, 0, head)
+
+    def _between(self, stream: StreamId, after: int, before: int | None, backward: bool) -> list[Event]:
         held = self._streams.get(stream)
-        return held.events[max(after, 0) :][:limit] if held else []
+        events = held.events[after : None if before is None else max(before - 1, 0)] if held else []
+        return events[::-1] if backward else events
 
     async def read_all(self, after: Position = START, limit: int = PAGE) -> list[Event]:
         """See `Store.read_all`."""
         await self._round_trip()
-        return self._all[after.number :][:limit]
+        return lifted(self._all[after.number :][:limit])
 
     async def heads(self, streams: Iterable[StreamId]) -> Mapping[StreamId, int]:
         """See `Store.heads`."""
@@ -172,3 +197,7 @@ class MemoryStore:
             except Exception:  # boundary: announcing; the events are recorded, and viewers find them in the log
                 log.exception("announcing %d events failed", len(fresh))
         return recorded
+
+
+def _first(events: Iterable[Event], limit: int, types: Sequence[str]) -> list[Event]:
+    return list(islice((event for event in events if not types or event.type in types), limit))

@@ -3,7 +3,7 @@
 append -> admit -> Writer (queue, batches) -> a commit -> announce -> the callers' answers
 The commit: append_new() over an express line, as if nothing could be in the way; when something is, or no line is free,
 append_events() on a connection of the pool.
-read, read_all, heads, recent: one statement each, on any connection of the pool
+read, render, read_all, heads, recent: one statement each, on any connection of the pool
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import psycopg
 from eventstore.admit import MAX_DATA_BYTES, admit
 from eventstore.errors import CannotStart, FoldstreamError, Unavailable
 from eventstore.event import START, Event, NewEvent, Position, StreamId
-from eventstore.store import PAGE, Also, Announce, Listed
-from eventstore.stores import lean, statements
+from eventstore.page import PAGE, Rendered, Span, rendered
+from eventstore.shape import Shape
+from eventstore.store import Also, Announce, Listed
+from eventstore.stores import lean, pages, statements
 from eventstore.stores.connections import Connection, Connections, fetch, first_line, translate
 from eventstore.stores.lean import Dead, Lines
 from eventstore.stores.statements import Places, Recorded, Row
 from eventstore.stores.writer import Answer, Lost, Outcome, Pending, Refused, Writer
+from eventstore.upcast import is_old, lifted
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ def silent(events: Sequence[Event]) -> None:
 
 
 class PostgresStore:
-    """`Store`, `Index` and `Keeper` over the Postgres at ``dsn``, which `migrate` has prepared. Use ``async with``.
+    """`Log`, `Index` and `Keeper` over the Postgres at ``dsn``, which `migrate` has prepared. Use ``async with``.
 
     announce         is called with new events after their commit, in order of version for each stream.
     max_data_bytes   the most that the data of one event may take, encoded.
@@ -85,6 +88,11 @@ class PostgresStore:
             await self._connections.close()
             raise
 
+    @property
+    def connections(self) -> Connections:
+        """The pool, for what stands beside the log in the same database: snapshots and cursors."""
+        return self._connections
+
     async def close(self) -> None:
         """Finish the appends that wait, then disconnect."""
         await self._writer.close()
@@ -107,10 +115,34 @@ class PostgresStore:
         drafts = admit(stream, events, max_data_bytes=self._max_data_bytes)
         return await self._writer.write(Pending(stream, drafts, expected, alone=also is not None, also=also))
 
-    async def read(self, stream: StreamId, after: int = 0, limit: int = PAGE) -> list[Event]:
+    async def read(
+        self,
+        stream: StreamId,
+        after: int = 0,
+        limit: int = PAGE,
+        *,
+        before: int | None = None,
+        types: Sequence[str] = (),
+        backward: bool = False,
+    ) -> list[Event]:
         """See `Store.read`."""
-        rows = await self._connections.fetch(statements.READ, (after, limit, stream.category, stream.id))
-        return [statements.event_of(stream, row) for row in rows]
+        sql = pages.read(types=bool(types), backward=backward)
+        rows = await self._connections.fetch(sql, pages.asked(stream, Span(after, limit, before, types, backward)))
+        return lifted([statements.event_of(stream, row) for row in rows])
+
+    async def render(self, stream: StreamId, shape: Shape, span: Span) -> Rendered:
+        """See `Renderer.render`. The server writes the page; only one with events of an old schema is written here."""
+        frame, literals = pages.frame(shape)
+        sql = pages.render(frame, types=bool(span.types), backward=span.backward)
+        rows = await self._connections.fetch(sql, {**pages.asked(stream, span), **literals})
+        if not rows:
+            return rendered((), shape, span, 0, 0)
+        [(floor, head, found, count, last, schema, body)] = rows
+        if is_old(stream, schema):
+            after, before = span.bounds(head)
+            read = self.read(stream, after, span.limit, before=before, types=span.types, backward=span.backward)
+            return rendered(await read, shape, span, floor, head)
+        return Rendered(body or b"", count, span.reached(last, head, whole=found == count < span.limit), floor, head)
 
     async def read_all(self, after: Position = START, limit: int = PAGE) -> list[Event]:
         """See `Store.read_all`. An open transaction that writes, in any database of the server, holds events back.
@@ -126,7 +158,7 @@ class PostgresStore:
                 fix="Restore a physical copy of the cluster (pg_basebackup), not a dump. Single streams read as ever.",
             )
         rows = await self._connections.fetch(statements.READ_ALL, (after.transaction, after.number, limit))
-        return [statements.event_of(StreamId(row[0].decode(), row[1].decode()), row[2:]) for row in rows]
+        return lifted([statements.event_of(StreamId(row[0].decode(), row[1].decode()), row[2:]) for row in rows])
 
     async def heads(self, streams: Iterable[StreamId]) -> Mapping[StreamId, int]:
         """See `Store.heads`."""

@@ -51,15 +51,7 @@ IN_THE_WAY = frozenset({"23505", "FS001"})
 """The errors by which append_new and append_one say that append_events must do it."""
 
 # LATERAL here and below: one look-up after the other, never a join over whole tables, whatever the planner believes of
-# their size at the moment in which it makes a session's plan. Here it also makes the page one range of a primary key.
-READ = """
-SELECT e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id, e.traceparent, e.schema
-FROM streams s CROSS JOIN LATERAL (
-    SELECT * FROM events e WHERE e.part = s.part AND e.sid = s.sid AND e.version > %s ORDER BY e.version LIMIT %s
-) e
-WHERE s.category = %s AND s.id = %s
-ORDER BY e.version
-"""
+# their size at the moment in which it makes a session's plan. (Reading one stream: see `pages`.)
 
 # Behind the cursor and below every open transaction. `e.tx` and no alias: ORDER BY would take the alias, which is text.
 READ_ALL = """
@@ -326,20 +318,20 @@ def _position(row: Row) -> Position:
 
 def utc(at: datetime) -> datetime:
     """The connection's time zone is UTC already; this gives the times Python's own object for it."""
-    return at.replace(tzinfo=UTC)
+    return at if at.tzinfo is UTC else at.replace(tzinfo=UTC)
 
 
 def event_of(stream: StreamId, row: Sequence[Any]) -> Event:
-    """A row of READ; text as bytes, times in UTC."""
+    """A row of `pages.read`; text as bytes, times in UTC."""
     version, tx, position, type_, data, at, request_id, traceparent, schema = row
     return Event(
-        stream=stream,
-        version=version,
-        position=Position(tx, position),
-        type=type_.decode(),
-        json=data,
-        at=utc(at),
-        request_id=request_id.decode() if request_id is not None else None,
-        traceparent=traceparent.decode() if traceparent is not None else None,
-        schema=schema,
+        stream,
+        version,
+        Position(tx, position),
+        type_.decode(),
+        data,
+        utc(at),
+        None if request_id is None else request_id.decode(),
+        None if traceparent is None else traceparent.decode(),
+        schema,
     )

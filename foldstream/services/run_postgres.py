@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def running(data_dir: Path, *, durable: bool, places: Places) -> Iterator[Server
             socket_folder(user) as sockets,
             launched(
                 POSTGRES.title,
-                f"postgresql://postgres@/postgres?host={quote(str(sockets))}&port={PORT}",
+                _url(sockets),
                 _command(program, _as_seen(cluster, user), sockets, durable=durable),
                 ready=lambda pid: _is_ready(cluster, pid),
                 account=user,
@@ -62,6 +63,24 @@ def running(data_dir: Path, *, durable: bool, places: Places) -> Iterator[Server
             ) as server,
         ):
             yield server
+
+
+def running_url(data_dir: Path) -> str:
+    """The URL of the PostgreSQL that somebody runs on ``data_dir`` at this moment; "" when nobody does.
+
+    For commands beside `foldstream dev`: the server says in its own file where its socket is.
+    """
+    for cluster in _clusters(data_dir.absolute()):
+        with suppress(OSError, IndexError):
+            sockets = (cluster / "postmaster.pid").read_text().splitlines()[4]
+            with socket.socket(socket.AF_UNIX) as line:
+                line.connect(f"{sockets}/.s.PGSQL.{PORT}")
+            return _url(sockets)
+    return ""
+
+
+def _url(sockets: str | Path) -> str:
+    return f"postgresql://postgres@/postgres?host={quote(str(sockets))}&port={PORT}"
 
 
 def _command(program: Program, cluster: str, sockets: Path, *, durable: bool) -> list[str]:

@@ -18,11 +18,11 @@ from starlette.routing import BaseRoute, Route
 
 from eventstore.categories import BY_NAME
 from eventstore.categories.build import old_view
-from eventstore.errors import BadRequest, Invalid, NotFound, Unavailable
-from eventstore.event import Event, StreamId
-from eventstore.store import PAGE
-from streaming import wire
-from streaming.cursor import parse_cursor
+from eventstore.errors import BadRequest, NotFound, Unavailable
+from eventstore.event import EVENT_TYPE, StreamId
+from eventstore.page import PAGE, Span
+from streaming import listing, wire
+from streaming.cursor import MAX_VERSION, parse_cursor, reset
 from streaming.guard import READ, WRITE
 from streaming.live import Live, build
 from streaming.posted import new_events
@@ -30,7 +30,7 @@ from streaming.tail import Tail
 from streaming.transports import sse
 
 NAME = "polling"
-PAGE_BYTES = 1_000_000
+MOST_TYPES = 50
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -46,6 +46,9 @@ class Awaited:
         self.came.set()
         return False
 
+    def expel(self) -> None:
+        self.came.set()
+
 
 async def events(live: Live, request: Request, stream: StreamId) -> Response:
     """One page after the cursor; with ``wait`` the answer waits for the first new event that long."""
@@ -53,37 +56,61 @@ async def events(live: Live, request: Request, stream: StreamId) -> Response:
     if "text/event-stream" in accept:
         return await sse.respond(live, request, stream)
     live.guard.allow_request(request, READ, stream)
-    cursor = parse_cursor(request.query_params.get("lastEventId"))
-    limit = _number(request, "limit", PAGE, 1, PAGE)
+    span = _span(request)
     wait = _number(request, "wait", 0, 0, int(live.limits.wait))
+    is_lines = "application/x-ndjson" in accept
+    shape = wire.LINE if is_lines else wire.LISTED
     live.metrics.polls.inc()
-    page = await live.store.read(stream, cursor, limit)
-    if not page and wait:
-        page = await _wait(live, stream, cursor, limit, wait)
-    page = _within(page, PAGE_BYTES)
-    if "application/x-ndjson" in accept:
-        return Response(wire.ndjson(page), media_type="application/x-ndjson", headers=NO_STORE)
-    return _json(wire.page_json(stream, page, page[-1].version if page else cursor, epoch=live.epoch))
+    page = await live.store.render(stream, shape, span)
+    no_place = reset(span.after, page.floor, page.head)
+    if wait and not page.count and not no_place and not span.backward and span.before is None:
+        await _wait(live, stream, page.last, wait)
+        page = await live.store.render(stream, shape, span := span._replace(after=page.last))
+        no_place = reset(span.after, page.floor, page.head)
+    cursor = page.last
+    rest: dict[str, Any] = {}
+    if no_place:
+        cursor = no_place["lastEventId"]
+        rest = {"reset": {name: no_place[name] for name in no_place if name in ("reason", "floor")}}
+    elif span.backward:
+        cursor = span.after
+        rest = {"before": page.last if page.last > max(span.after, page.floor) + 1 else None}
+    if is_lines:
+        headers = {"Last-Event-ID": str(cursor), **NO_STORE}
+        return Response(page.body, media_type="application/x-ndjson", headers=headers)
+    return _json(wire.page_json(stream, page.body, cursor, **rest, epoch=live.epoch))
 
 
-def _within(page: list[Event], most: int) -> list[Event]:
-    """The first events of a page that together take ``most`` bytes, at least one: large events must not add up."""
-    size = 0
-    for index, event in enumerate(page):
-        size += len(event.json)
-        if size > most:
-            return page[: max(1, index)]
-    return page
+def _span(request: Request) -> Span:
+    """The events that are asked for. Raises BadRequest."""
+    query = request.query_params
+    order = query.get("order") or "asc"
+    if order not in ("asc", "desc"):
+        raise BadRequest(f"order is {order[:40]!r}, neither asc nor desc", pointer="/order")
+    types = tuple(dict.fromkeys(query.get("types", "").split(","))) if query.get("types") else ()
+    if len(types) > MOST_TYPES or not all(map(EVENT_TYPE.fullmatch, types)):
+        raise BadRequest(
+            "types is not a list of event types",
+            fix=f"Send at most {MOST_TYPES} of them with commas between, such as types=task_started,task_completed.",
+            pointer="/types",
+        )
+    return Span(
+        after=parse_cursor(query.get("lastEventId")),
+        limit=_number(request, "limit", PAGE, 1, PAGE),
+        before=_number(request, "before", 0, 1, MAX_VERSION) or None,
+        types=types,
+        backward=order == "desc",
+    )
 
 
-async def _wait(live: Live, stream: StreamId, cursor: int, limit: int, seconds: int) -> list[Event]:
+async def _wait(live: Live, stream: StreamId, cursor: int, seconds: int) -> None:
+    """Until there is something after the cursor, or nothing more is expected, or the time is over."""
     async with live.hub.watching(stream) as tail:
         if tail.cursor <= cursor and not tail.is_final:
             awaited = Awaited()
             with anyio.move_on_after(seconds):
                 await _beyond(live, tail, awaited, cursor)
             tail.leave(awaited)
-    return await live.store.read(stream, cursor, limit)
 
 
 async def _beyond(live: Live, tail: Tail, awaited: Awaited, cursor: int) -> None:
@@ -110,7 +137,7 @@ def _number(request: Request, name: str, default: int, low: int, high: int) -> i
     text = request.query_params.get(name)
     if text is None or text == "":
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and low <= int(text) <= high):
         raise BadRequest(
             f"{name} is {text[:40]!r}, not a whole number from {low} to {high}",
             fix=f"Correct {name} or leave it out.",
@@ -146,9 +173,12 @@ async def _build_status(live: Live, request: Request) -> Response:
     fold = request.query_params.get("fold", "")
     if fold not in ("", "legacy"):
         raise BadRequest(f"fold is {fold[:40]!r}", fix="Send fold=legacy for the old scale, or leave fold out.")
+    version = _version(request)
     try:
-        at = await live.states.at(stream)
+        at = await live.states.at(stream, version)
     except Unavailable as error:
+        if version is not None:
+            raise
         kept = live.states.kept(stream)
         view = old_view(stream.id, kept, legacy=fold == "legacy")
         if kept.version == 0:
@@ -165,10 +195,15 @@ def _existing(request: Request) -> StreamId:
     return stream
 
 
+def _version(request: Request) -> int | None:
+    """``at``: the state as of this version. None: as of now. Raises BadRequest."""
+    return _number(request, "at", 0, 1, MAX_VERSION) or None
+
+
 async def _run(live: Live, request: Request) -> Response:
     stream = _existing(request)
     live.guard.allow_request(request, READ, stream)
-    at = await live.states.at(stream)
+    at = await live.states.at(stream, _version(request))
     if at.version == 0:
         raise NotFound(f"nothing has been recorded for {stream} yet", fix="Check the id, or start the run.")
     return _json(orjson.dumps({**BY_NAME[stream.category].view(stream.id, at), "epoch": live.epoch}))
@@ -180,18 +215,13 @@ async def _run_events(live: Live, request: Request) -> Response:
 
 
 async def _runs(live: Live, request: Request) -> Response:
-    """The list page: newest first, ``before`` = the `next` of the page before."""
+    """The list page: newest first, ``before`` = the `next` of the page before. See `streaming.listing`."""
     live.guard.allow_request(request, READ)
-    category = request.query_params.get("category", "build")
-    if category not in BY_NAME:
-        raise Invalid(f"there is no category {category[:40]!r}", pointer="/category")
-    limit = _number(request, "limit", 50, 1, 200)
-    before = request.query_params.get("before")
-    listed = await live.index.recent(category, limit, StreamId.parse(before) if before else None)
-    view = BY_NAME[category].view
-    runs = [view(line.stream.id, await live.states.at(line.stream)) for line in listed]
-    following = str(listed[-1].stream) if len(listed) == limit else None
-    return _json(orjson.dumps({"runs": runs, "next": following}))
+    query = listing.query(request.query_params, _number(request, "limit", 50, 1, 200))
+    page = await live.states.page(query)
+    view = BY_NAME[query.category].view
+    runs = [view(stream.id, at) for stream, at in page.runs]
+    return _json(orjson.dumps({"runs": runs, "next": str(page.next) if page.next else None}))
 
 
 def routes(live: Live) -> list[BaseRoute]:

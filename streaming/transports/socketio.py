@@ -20,16 +20,17 @@ from engineio.packet import MESSAGE, Packet
 from starlette.routing import BaseRoute, Mount
 
 from eventstore.categories import BY_NAME
-from eventstore.errors import BadRequest, FoldstreamError, Invalid
+from eventstore.errors import BadRequest, FoldstreamError, Gone, Invalid
 from eventstore.event import Event, StreamId
+from eventstore.fold import At
+from eventstore.page import Span
 from eventstore.text import iso_millis
 from streaming import wire
-from streaming.cursor import parse_cursor
+from streaming.cursor import parse_cursor, reset
 from streaming.guard import READ
 from streaming.live import Live, build
 from streaming.problem import problem
 from streaming.tail import Tail
-from streaming.transports.sse import PAST_THE_END
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,13 @@ class Room:
             for sid in list(self._inside):
                 self.leave(sid)  # and its subscription says `closed`
         return True
+
+    def expel(self) -> None:
+        """Everybody out, to look where they are; the room itself stays at the end of its tail."""
+        for sid in list(self._inside):
+            self.leave(sid)
+        self.cursor = self._tail.cursor
+        self._tail.enter(self, self.cursor)
 
     def enter(self, subscription: Subscription) -> None:
         """The subscription has everything up to the room's cursor. Synchronous, like `Tail.enter`."""
@@ -188,7 +196,11 @@ class Sockets:
         if told is None:  # the handshake's value is a default for the first subscription only
             told = session.pop("lastEventId", None)
         cursor = parse_cursor(None if told is None else str(told))
-        at = await self.live.states.at(stream)
+        try:
+            at = await self.live.states.at(stream)
+        except Gone:
+            at = At(BY_NAME[stream.category].fold.initial, 0)
+        ends = await self.live.store.render(stream, (), Span(limit=0))
         own = self._subscriptions.get(sid)
         if own is None:
             raise BadRequest("the socket is closed")
@@ -198,7 +210,9 @@ class Sockets:
             raise Invalid(f"more than {self.live.limits.subscriptions} subscriptions on one socket")
         subscription = own[stream] = Subscription(sid, stream)
         self.live.hub.spawn(self._fulfil, subscription, cursor)
-        return {"ok": True, "status": at.state.status, "head": at.version, "epoch": self.live.epoch}
+        ack = {"ok": True, "status": at.state.status, "head": ends.head, "epoch": self.live.epoch}
+        no_place = reset(cursor, ends.floor, ends.head)
+        return {**ack, "reset": no_place} if no_place else ack
 
     async def _fulfil(self, subscription: Subscription, cursor: int) -> None:
         """The life of one subscription, in the hub's task group."""
@@ -227,16 +241,9 @@ class Sockets:
         sid, stream = subscription.sid, subscription.stream
         connected = {"type": "connected", "timestamp": iso_millis(self.live.now()), "head": tail.cursor}
         await self.server.emit("connected", {"buildId": stream.id, "epoch": self.live.epoch, **connected}, to=sid)
-        outcome = "resumed" if cursor else "started"
-        if cursor > tail.cursor:
-            await tail.catch_up()
-            if cursor > tail.cursor:
-                reset = {"type": "reset", "reason": PAST_THE_END, "lastEventId": 0}
-                await self.server.emit("reset", {"buildId": stream.id, **reset}, to=sid)
-                cursor, outcome = 0, "reset"
-        self.live.metrics.resumes.labels(NAME, outcome).inc()
+        self.live.metrics.resumes.labels(NAME, "resumed" if cursor else "started").inc()
         while True:
-            while cursor < tail.cursor:
+            while cursor != tail.cursor:
                 cursor = await self._read_page(sid, tail, cursor)
             if tail.is_final:
                 break
@@ -247,15 +254,19 @@ class Sockets:
         await self.server.emit("closed", {"type": "closed", "buildId": stream.id, "lastEventId": cursor}, to=sid)
 
     async def _read_page(self, sid: str, tail: Tail, cursor: int) -> int:
-        """One page of the log into the socket's queue, when that has drained."""
+        """One page of the log into the socket's queue, when that has drained; or `reset`. The cursor after it."""
         socket = self.server.eio.sockets.get(self.server.manager.eio_sid_from_sid(sid, NAMESPACE))
         while socket is not None and not socket.closed and socket.queue.qsize() > DRAINED:
             await anyio.sleep(0.02)
-        page = (await tail.read(cursor))[:PAGE]
+        page = await tail.render(cursor, wire.update_shape(tail.stream), PAGE)
+        if no_place := reset(cursor, page.floor, page.head):
+            self.live.metrics.resumes.labels(NAME, "reset").inc()
+            await self.server.emit("reset", {"buildId": tail.stream.id, **no_place}, to=sid)
+            return int(no_place["lastEventId"])
         if socket is not None:
-            for packet in packets(page):
-                socket.queue.put_nowait(packet)
-        return page[-1].version
+            for text in wire.packets(page.body):
+                socket.queue.put_nowait(Packet(MESSAGE, data=text))
+        return page.last
 
     def _open_room(self, stream: StreamId, tail: Tail) -> Room:
         room = self._rooms.get(stream)

@@ -8,9 +8,10 @@ misses nothing. An EventSource cannot read an error answer; so what goes wrong w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 from starlette.requests import Request
@@ -19,11 +20,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from eventstore.categories import BY_NAME
-from eventstore.errors import BadRequest, Unavailable
-from eventstore.event import Event, StreamId
+from eventstore.errors import BadRequest, Gone, Unavailable
+from eventstore.event import StreamId
+from eventstore.page import Span
 from eventstore.text import iso_millis
 from streaming import wire
-from streaming.cursor import parse_cursor
+from streaming.cursor import parse_cursor, reset
 from streaming.guard import READ
 from streaming.live import Live, build
 from streaming.tail import Tail
@@ -35,7 +37,7 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 PIECE_BYTES = 64 * 1024
-PAST_THE_END = "the cursor is ahead of the log"
+"""A page is written in parts of this size, wherever an event ends: the write deadline is for a part."""
 
 
 class Seat:
@@ -52,18 +54,20 @@ class Seat:
         self.lagging = False
 
     def offer(self, chunk: bytes, version: int) -> bool:
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
+        self._wake()
         if self._bytes + len(chunk) > self._max_bytes:
-            self.lagging = True  # what is held is dropped: the reader goes back to the log from what it has sent
-            self._chunks.clear()
-            self._bytes = 0
+            self.expel()  # what is held is dropped: the reader goes back to the log from what it has sent
             return False
         self._chunks.append(chunk)
         self._bytes += len(chunk)
         self._version = version
         return True
+
+    def expel(self) -> None:
+        self.lagging = True
+        self._chunks.clear()
+        self._bytes = 0
+        self._wake()
 
     async def take(self, seconds: float) -> tuple[bytes, int] | None:
         """What has come, and the version it leads to; None after ``seconds`` of silence or when lagging."""
@@ -162,16 +166,25 @@ async def respond(live: Live, request: Request, stream: StreamId) -> Response:
     live.guard.allow_request(request, READ, stream)
     cursor, unreadable = _cursor(request)
     try:
-        at = await live.states.at(stream)
+        is_over = await _is_over(live, stream, cursor)
     except Unavailable as error:
         # An EventSource gives up for ever after any status but 200: it is told to come back instead.
         live.metrics.degraded.inc()
         data = {"type": "degraded", "reason": error.detail}
         return Response(wire.sse_control("degraded", data, retry_ms=live.limits.retry_ms), headers=HEADERS)
-    if cursor and cursor == at.version and BY_NAME[stream.category].is_final(at.state):
+    if is_over:
         live.metrics.resumes.labels(NAME, "closed").inc()
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
     return Stream(live, frames(live, stream, cursor, unreadable))
+
+
+async def _is_over(live: Live, stream: StreamId, cursor: int) -> bool:
+    """Whoever has this cursor has everything, and nothing more is expected."""
+    try:
+        at = await live.states.at(stream)
+    except Gone:
+        return cursor == (await live.store.render(stream, (), Span(limit=0))).head
+    return 0 < cursor == at.version and bool(BY_NAME[stream.category].is_final(at.state))
 
 
 def _cursor(request: Request) -> tuple[int, str]:
@@ -189,37 +202,34 @@ async def frames(live: Live, stream: StreamId, cursor: int, unreadable: str = ""
     """One reader's stream, frame by frame, beginning after ``cursor``."""
     async with live.hub.watching(stream) as tail:
         yield _connected(live, tail)
-        if cursor > tail.cursor:
-            await tail.catch_up()
-            if cursor > tail.cursor:
-                unreadable = PAST_THE_END
         if unreadable:
-            yield wire.sse_control("reset", {"type": "reset", "reason": unreadable, "lastEventId": 0})
-            cursor = 0
-        live.metrics.resumes.labels(NAME, "reset" if unreadable else "resumed" if cursor else "started").inc()
+            yield _reset(live, {"type": "reset", "reason": unreadable, "lastEventId": 0})
+        else:
+            live.metrics.resumes.labels(NAME, "resumed" if cursor else "started").inc()
         async with aclosing(_follow(live, tail, cursor)) as chunks:
-            async for chunk, reached in chunks:
+            async for chunk in chunks:
                 yield chunk
                 live.metrics.delivered.labels(NAME).inc()
-                cursor = reached
-                if tail.is_final and cursor == tail.cursor:
-                    break
         if live.closing.is_set():
             yield wire.sse_control("drain", {"type": "drain"}, retry_ms=live.limits.retry_ms)
         else:
-            yield wire.sse_control("closed", {"type": "closed", "lastEventId": cursor})
+            yield wire.sse_control("closed", {"type": "closed", "lastEventId": tail.cursor})
 
 
-async def _follow(live: Live, tail: Tail, cursor: int) -> AsyncGenerator[tuple[bytes, int], None]:
-    """Chunks and the version each leads to: the log, then live, back to the log when too slow; ends on closing."""
-    if tail.is_final and cursor == tail.cursor:
-        return
-    while not live.closing.is_set():
+async def _follow(live: Live, tail: Tail, cursor: int) -> AsyncGenerator[bytes, None]:
+    """The log, then what comes live, and back to the log when too slow; ends with the stream, or on closing."""
+    while not live.closing.is_set() and not (tail.is_final and cursor == tail.cursor):
         seat = Seat(live.limits.member_bytes)
-        while not tail.enter(seat, cursor):
-            for piece in _pieces(await tail.read(cursor)):
-                cursor = piece[-1].version
-                yield wire.sse(piece), cursor
+        if not tail.enter(seat, cursor):
+            page = await tail.render(cursor, wire.sse_shape(tail.stream))
+            if no_place := reset(cursor, page.floor, page.head):
+                cursor = no_place["lastEventId"]
+                yield _reset(live, no_place)
+                continue
+            for start in range(0, len(page.body), PIECE_BYTES):
+                yield page.body[start : start + PIECE_BYTES]
+            cursor = page.last
+            continue
         try:
             while not live.closing.is_set():
                 taken = await seat.take(live.limits.heartbeat)
@@ -227,28 +237,22 @@ async def _follow(live: Live, tail: Tail, cursor: int) -> AsyncGenerator[tuple[b
                     return
                 if taken is not None:
                     chunk, cursor = taken
-                    yield chunk, cursor
+                    yield chunk
+                    if tail.is_final and cursor == tail.cursor:
+                        return
                 elif seat.lagging:
                     live.metrics.downgrades.labels(NAME).inc()
                     break
                 else:
-                    yield _heartbeat(live, tail), cursor
+                    yield _heartbeat(live, tail)
         finally:
             tail.leave(seat)
 
 
-def _pieces(page: list[Event]) -> Iterator[list[Event]]:
-    """A page in parts of about PIECE_BYTES: a slow reader holds up little, and the write deadline is for a part."""
-    piece: list[Event] = []
-    size = 0
-    for event in page:
-        piece.append(event)
-        size += len(event.json)
-        if size >= PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+def _reset(live: Live, data: dict[str, Any]) -> bytes:
+    live.metrics.resumes.labels(NAME, "reset").inc()
+    # With an id where a floor is: a browser comes back from there, and is told (204) that it has all there is.
+    return wire.sse_control("reset", data, id_=data.get("floor"))
 
 
 def _connected(live: Live, tail: Tail) -> bytes:

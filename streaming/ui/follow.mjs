@@ -86,7 +86,7 @@ export class Follow {
         if (!link.dead) this.#take(events);
       }),
       behind: alive((head) => head > this.cursor && this.#fill()),
-      reset: alive(() => this.#reset()),
+      reset: alive((cursor) => this.#reset(cursor)),
       closed: alive((last) => this.#closed(last)),
       lost: alive((why) => this.#lost(link, why)),
       refused: alive((problem) => this.#end('refused', { problem })),
@@ -164,8 +164,8 @@ export class Follow {
     if (last <= this.cursor) this.#end('closed');
   }
 
-  #reset() {
-    this.cursor = 0;
+  #reset(cursor = 0) {
+    this.cursor = cursor;
     this.#on.reset();
   }
 

@@ -38,7 +38,7 @@ function openSocket(run, api, cursor, ear) {
   });
   socket.on('connected', ({ head, epoch, timestamp }) => ear.heard({ head, epoch, at: timestamp }));
   socket.on('update', (event) => ear.events([event]));
-  socket.on('reset', () => ear.reset());
+  socket.on('reset', ({ lastEventId }) => ear.reset(lastEventId));
   socket.on('closed', ({ lastEventId }) => ear.closed(lastEventId));
   socket.on('problem', refuse);
   socket.on('connect_error', (error) => ear.lost(error.message));
@@ -64,7 +64,7 @@ function openEventSource(path, api, cursor, ear) {
     ear.heard({ head, at: timestamp });
     ear.behind(head);
   });
-  on('reset', () => ear.reset());
+  on('reset', ({ lastEventId }) => ear.reset(lastEventId));
   on('closed', ({ lastEventId }) => ear.closed(lastEventId));
   on('drain', () => ear.lost('the server is restarting'));
   source.onerror = () => ear.lost('the connection broke');
@@ -90,6 +90,7 @@ async function poll(path, api, cursor, ear, signal) {
     const url = `${path}/events?lastEventId=${cursor}&limit=${PAGE}&wait=${wait}`;
     const page = await api.get(url, { signal, seconds: wait + 10 });
     ear.heard({ epoch: page.epoch, head: page.lastEventId });
+    if (page.reset) ear.reset(page.lastEventId);
     ear.events(page.events);
     cursor = page.lastEventId;
     if (page.events.length === PAGE) continue;

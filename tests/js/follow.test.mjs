@@ -168,6 +168,16 @@ test('a log that begins anew is read from its beginning', () => {
   assert.deepEqual(taken, [1, 2, 1]);
 });
 
+test('a log that begins later than the cursor is read from there, to its end', async () => {
+  const { opened, taken, resets, phase } = following();
+  opened[0].ear.heard({ epoch: 'one', head: 4 });
+  opened[0].ear.reset(3);
+  opened[0].ear.events([event(4)]);
+  opened[0].ear.closed(4);
+  await settled();
+  assert.deepEqual([taken, resets(), phase()], [[4], 1, 'closed']);
+});
+
 test('no access is an end, not a reason to try again', () => {
   const { opened, states } = following();
   opened[0].ear.refused(new Error('this needs a token'));

@@ -234,10 +234,11 @@ async def test_json_that_sql_wrote_over_several_lines_stays_one_frame() -> None:
     from datetime import UTC, datetime
 
     from eventstore import START, Event
+    from eventstore.shape import written
     from streaming import wire
 
     odd = Event(StreamId("build", "27"), 1, START, "status", b'{"a":\r\n\n1}', datetime.now(UTC))
     frame = wire.sse([odd])
     assert frame.count(b"\n") == 3
     assert json.loads(frame.split(b"data: ")[1])["data"] == {"a": 1}
-    assert len(wire.ndjson([odd]).splitlines()) == 1
+    assert len(written(wire.LINE, [odd])[0].splitlines()) == 1

@@ -1,0 +1,210 @@
+"""fold: what a state costs to ask for, however long its stream is, and a page of a list, however many runs there are.
+
+Everything is asked of the log by a process that remembers nothing: `States` is made anew for each question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import psycopg
+import uvloop
+
+from benchmarks import sample
+from benchmarks.case import Bench, Case, Figure, Ratio, percentile
+from benchmarks.place import durable_postgres
+from eventstore.archive import Archived
+from eventstore.event import START, Event, StreamId
+from eventstore.projector import projector
+from eventstore.snapshots import Query
+from eventstore.states import States
+from eventstore.stores.bulk import load
+from eventstore.stores.cursors import PostgresCursors
+from eventstore.stores.postgres import PostgresStore
+from eventstore.stores.snapshots import PostgresSnapshots
+
+SECONDS, QUICK_SECONDS = 2.0, 0.1
+LENGTHS, QUICK_LENGTHS = (1_000, 10_000, 100_000, 1_000_000), (100, 1_000)
+RUNS, QUICK_RUNS = 1_000_000, 1_000
+TASKS, QUICK_TASKS = 20_000, 100
+MOST_PROJECTS = 200
+PAGE = 100
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+ENDS = (b'{"previewUrl":"https://x.test/1/"}', b'{"error":"it broke"}')
+
+COUNT_STEPS = """
+SELECT id, type, current_status, jsonb_array_length(result_data->'progress') as progress_steps
+FROM tasks WHERE result_data->'progress' IS NOT NULL ORDER BY created_at DESC
+"""
+"""As the source documents print it."""
+
+Ask = Callable[[PostgresStore], Awaitable[Any]]
+
+
+def asks(name: str, url: str, ask: Ask, seconds: float) -> Iterator[Figure]:
+    """One question after the other for ``seconds``."""
+    latencies = uvloop.run(_ask(url, ask, seconds))
+    yield Figure(f"{name}: p50", percentile(latencies, 0.5) * 1e3, "ms")
+    yield Figure(f"{name}: p99", percentile(latencies, 0.99) * 1e3, "ms")
+
+
+async def _ask(url: str, ask: Ask, seconds: float) -> list[float]:
+    latencies: list[float] = []
+    async with PostgresStore(url, smallest=1) as store:
+        for _ in range(20):  # statements are prepared, pages are in memory
+            await ask(store)
+        until = time.perf_counter() + seconds
+        while (started := time.perf_counter()) < until or not latencies:
+            await ask(store)
+            latencies.append(time.perf_counter() - started)
+    return latencies
+
+
+def _states(store: PostgresStore) -> States:
+    return States(store, PostgresSnapshots(store.connections))
+
+
+async def _status(store: PostgresStore, stream: StreamId, length: int) -> None:
+    at = await _states(store).at(stream)
+    if at.version != length:
+        raise RuntimeError(f"{stream} is at {at.version}, not at {length}")
+
+
+async def _from_nothing(store: PostgresStore, stream: StreamId, length: int) -> None:
+    at = await States(store).at(stream)
+    if at.version != length:
+        raise RuntimeError(f"{stream} is at {at.version}, not at {length}")
+
+
+async def _page(store: PostgresStore, chance: random.Random, runs: int, *, first: bool, **filters: Any) -> None:
+    """A page from the beginning, or from anywhere in the list on."""
+    before = None if first else _run(chance.randrange(runs // 2, runs))
+    if "project" in filters:
+        filters["project"] = f"project-{chance.randrange(_projects(runs))}"
+    found = await _states(store).page(Query("build", before=before, limit=PAGE, **filters))
+    if not found.runs:
+        raise RuntimeError(f"nothing was found for {filters}")
+
+
+async def _count_steps(store: PostgresStore, tasks: int) -> None:
+    rows = await store.connections.fetch(COUNT_STEPS)
+    if len(rows) != tasks:
+        raise RuntimeError(f"{len(rows)} of {tasks} tasks were counted")
+
+
+@contextmanager
+def opened(quick: bool) -> Iterator[Mapping[str, Case]]:
+    """See `Bench.open`."""
+    lengths, seconds = (QUICK_LENGTHS, QUICK_SECONDS) if quick else (LENGTHS, SECONDS)
+    runs, tasks = (QUICK_RUNS, QUICK_TASKS) if quick else (RUNS, TASKS)
+    with durable_postgres() as place, place.log() as url:
+        for length in lengths:
+            asyncio.run(load(url, _long(length)))
+        asyncio.run(load(url, _many(runs)))
+        asyncio.run(load(url, _tasks(tasks)))
+        uvloop.run(project(url, len(lengths) + runs + tasks))
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+            connection.execute("CHECKPOINT")
+        chance = random.Random(27)
+        cases: dict[str, Case] = {}
+        for length in lengths:
+            name = f"status, {length:,} events"
+            cases[name] = partial(asks, name, url, partial(_status, stream=_long_id(length), length=length), seconds)
+        name = f"without a snapshot, {lengths[1]:,} events"
+        bare = partial(_from_nothing, stream=_long_id(lengths[1]), length=lengths[1])
+        cases[name] = partial(asks, name, url, bare, seconds)
+        lists: Mapping[str, dict[str, Any]] = {
+            "newest": {"first": True},
+            "from anywhere": {"first": False},
+            "of a project": {"first": True, "project": ""},
+            "failed": {"first": False, "status": "failed"},
+            "failed, of a project": {"first": True, "status": "failed", "project": ""},
+        }
+        for what, filters in lists.items():
+            name = f"{PAGE} of {runs:,} runs, {what}"
+            cases[name] = partial(asks, name, url, partial(_page, chance=chance, runs=runs, **filters), seconds)
+        name = f"SQL: the steps of {tasks:,} tasks"
+        cases[name] = partial(asks, name, url, partial(_count_steps, tasks=tasks), seconds)
+        yield cases
+
+
+def _long_id(length: int) -> StreamId:
+    return StreamId("build", f"long-{length}")
+
+
+def _run(number: int) -> StreamId:
+    return StreamId("build", f"{number:08d}")
+
+
+def _long(length: int) -> Iterator[Archived]:
+    stream = _long_id(length)
+    yield _event(stream, 1, "plan_started", b"{}")
+    for version in range(2, length + 1):
+        yield _event(stream, version, "build_progress", sample.JSON[version % sample.COUNT].encode())
+
+
+def _projects(runs: int) -> int:
+    return min(MOST_PROJECTS, runs // 50)
+
+
+def _many(runs: int) -> Iterator[Archived]:
+    """Runs of two events; one in eleven has failed."""
+    for number in range(runs):
+        stream = _run(number)
+        request = b'{"prompt":"a todo app with dark mode","projectId":"project-%d"}' % (number * 7919 % _projects(runs))
+        at = BEGIN + timedelta(seconds=number)
+        yield _event(stream, 1, "build_queued", request, at)
+        failed = number % 11 == 0
+        yield _event(stream, 2, "build_failed" if failed else "deploy_completed", ENDS[failed], at)
+
+
+def _tasks(tasks: int) -> Iterator[Archived]:
+    for number in range(tasks):
+        stream = StreamId("task", f"{number:06d}")
+        yield _event(stream, 1, "task_created", b'{"type":"shopify_order"}')
+        for version in range(2, 10):
+            yield _event(stream, version, "task_progress", b'{"message":"Adding product to cart"}')
+        yield _event(stream, 10, "task_completed", b'{"message":"Order placed successfully"}')
+
+
+def _event(stream: StreamId, version: int, type_: str, data: bytes, at: datetime = BEGIN) -> Archived:
+    return Archived(Event(stream, version, START, type_, data, at))
+
+
+async def project(url: str, streams: int) -> None:
+    """Let the projector do what it does beside every server, until so many streams have their snapshots."""
+    async with PostgresStore(url, patience=60) as store:
+        connections = store.connections
+        follower = projector(store, PostgresSnapshots(connections), PostgresCursors(connections), owner="benchmark")
+        running = asyncio.create_task(follower.run())
+        try:
+            while True:
+                await asyncio.sleep(0.5)
+                [(snapshots, behind)] = await connections.fetch(
+                    "SELECT (SELECT count(*) FROM states), (SELECT count(*) FROM states JOIN streams USING (sid) "
+                    "WHERE states.version < streams.version)"
+                )
+                if snapshots >= streams and not behind:
+                    return
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+BENCH = Bench(
+    name="fold",
+    conditions=(
+        "fsync, synchronous_commit and full_page_writes on; unix socket; events of 220 bytes, runs of two events; "
+        "every question by a process without a memory of its own"
+    ),
+    open=opened,
+    ratios=(Ratio("status, 1,000,000 events: p50", "status, 1,000 events: p50"),),
+)
