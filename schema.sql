@@ -91,7 +91,8 @@ CREATE TABLE events (
     hash        bytea       NOT NULL,                                      -- chained over the stream, see chain()
     data        event_data  NOT NULL,                                      -- one JSON object: the bytes as accepted
     PRIMARY KEY (part, sid, version),                                      -- replay: one range of one partition
-    CHECK (version > 0 AND schema > 0)
+    CHECK (version > 0 AND schema > 0),
+    CHECK (at >= '0001-01-01 00:00Z' AND at < '10000-01-01 00:00Z')         -- what every reader can hold; not infinity
 ) PARTITION BY LIST (part);
 COMMENT ON TABLE events IS 'The log. Append-only: rows come from append_events(), append_new() or append_one() and are never changed.';
 
@@ -287,8 +288,8 @@ COMMENT ON FUNCTION append_events IS 'The way in: records many appends in one co
 --
 -- The first four arrays have one element a stream, in the order of (category, id): that is the order of the locks.
 -- p_count: its events here. p_expected: NULL = any version. The others have one element an event, in the order of
--- (p_stream, p_offset): p_stream is the place of its stream in those arrays, p_offset counts 1, 2, 3 ... in it. Those from p_key on may be NULL as a whole.
--- p_unsure: some of the streams may not exist yet.
+-- (p_stream, p_offset): p_stream is the place of its stream in those arrays, p_offset counts 1, 2, 3 ... in it. Those from
+-- p_key on may be NULL as a whole. p_unsure: some of the streams may not exist yet.
 --
 -- An event's version is its stream's head + p_offset, its tx its stream's; positions come in the order of the events.
 -- Versions stay dense whatever the caller says: offsets beyond p_count are not inserted, equal ones break the primary key,

@@ -124,8 +124,8 @@ class Unavailable(FoldstreamError):
     retryable = True
     fix = "Try again after the time in Retry-After; nothing was lost. If it lasts, check that Postgres runs."
 
-    def __init__(self, detail: str = "", *, retry_after: float = 2.0) -> None:
-        super().__init__(detail, retry_after=retry_after)
+    def __init__(self, detail: str = "", *, fix: str = "", retry_after: float = 2.0) -> None:
+        super().__init__(detail, fix=fix, retry_after=retry_after)
 
 
 class Unreachable(FoldstreamError):

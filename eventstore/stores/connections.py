@@ -40,6 +40,8 @@ WHERE rolname = 'foldstream_app'
   AND pg_has_role(oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
 """
 
+FREE_SPACE = "Free some space on the disk of Postgres: then appends go through again, without a restart. Reads go on."
+
 GLANCE = 0.5
 """Seconds that a caller waits for a connection while the server is known to be away."""
 
@@ -198,6 +200,8 @@ def translate(error: psycopg.Error, consequence: str = "") -> FoldstreamError:
     too_much = (error.sqlstate or "").startswith("54")  # program limits: too deep, too long for an index ...
     if isinstance(error, (psycopg.DataError, psycopg.IntegrityError)) or too_much:
         return Invalid(f"the database refused the data: {words}")
+    if isinstance(error, psycopg.errors.DiskFull):
+        return Unavailable(f"the disk of Postgres is full: {words}{consequence}", fix=FREE_SPACE)
     if isinstance(error, psycopg.ProgrammingError):
         words = f"the database is not as this release needs it ({words}): run `foldstream migrate`"
     return Unavailable(f"Postgres: {words}{consequence}")

@@ -277,6 +277,8 @@ class PostgresStore:
         except _Joined as joined:
             if connection.closed:
                 raise Unavailable(f"Postgres: the connection was lost{NOTHING}") from joined.error
+            if isinstance(joined.error, psycopg.OperationalError):  # a time limit, a full disk: not the caller's fault
+                return [translate(joined.error, NOTHING)]
             return [joined.error]
         except psycopg.Error as error:
             if connection.closed and ending:

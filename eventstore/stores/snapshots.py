@@ -11,7 +11,6 @@ from eventstore.event import StreamId
 from eventstore.snapshots import LAST, NEAR, Line, Outdated, Projected, Query, Reading, Snapshot, Stored
 from eventstore.store import PAGE
 from eventstore.stores import statements
-from eventstore.stores.arrays import integers, texts, texts_if_any
 from eventstore.stores.connections import Connection, Connections, fetch, translate
 
 CLEARED = 10_000
@@ -161,11 +160,11 @@ class PostgresSnapshots:
         snapshots = [row.snapshot for row in rows]
         arguments = (
             *_names([row.stream for row in rows]),
-            integers([snapshot.version for snapshot in snapshots]),
-            integers([snapshot.fold for snapshot in snapshots]),
-            texts([row.labels.status.encode() for row in rows]),
-            texts_if_any([row.labels.project for row in rows]) or [None] * len(rows),
-            texts([snapshot.data for snapshot in snapshots]),
+            [snapshot.version for snapshot in snapshots],
+            [snapshot.fold for snapshot in snapshots],
+            [row.labels.status for row in rows],
+            [row.labels.project for row in rows],
+            [snapshot.data.decode() for snapshot in snapshots],
             [row.updated_at for row in rows],
         )
         try:
@@ -192,8 +191,8 @@ class PostgresSnapshots:
             yield removed
 
 
-def _names(streams: Sequence[StreamId]) -> tuple[Any, Any]:
-    return texts([stream.category.encode() for stream in streams]), texts([stream.id.encode() for stream in streams])
+def _names(streams: Sequence[StreamId]) -> tuple[list[str], list[str]]:
+    return [stream.category for stream in streams], [stream.id for stream in streams]
 
 
 def _snapshot(version: int | None, fold: int | None, data: bytes | None) -> Snapshot | None:

@@ -153,6 +153,8 @@ async def test_an_append_on_a_full_disk_says_so_and_records_nothing(sql: Sql, st
     error = await fill(sql, store)
     assert "No space left on device" in error.detail
     assert "nothing was recorded" in error.detail
+    assert "the disk of Postgres is full" in error.detail
+    assert "Free some space" in error.fix
     assert error.retryable
     assert error.status == 503
     assert error.retry_after

@@ -202,6 +202,14 @@ def reading_statements(frame: str) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("at", ["infinity", "-infinity", "0001-01-01 00:00 BC", "10000-01-01 00:00Z"])
+async def test_sql_records_no_time_that_a_reader_cannot_hold(sql: Sql, store: PostgresStore, at: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await sql.execute("SELECT append_event('build-27', 'custom', p_at => %s)", (at,))
+    await sql.execute("SELECT append_event('build-27', 'custom', p_at => '9999-12-31 23:59:59.999999Z')")
+    assert [event.version for event in await store.read(BUILD_27)] == [1]
+
+
 @pytest.mark.req("S0-35", "S1-07", "S1-46")
 async def test_a_page_is_one_range_of_the_primary_key(sql: Sql, store: PostgresStore) -> None:
     for n in range(20):
