@@ -92,7 +92,7 @@ CREATE TABLE events (
     data        event_data  NOT NULL,                                      -- one JSON object: the bytes as accepted
     PRIMARY KEY (part, sid, version),                                      -- replay: one range of one partition
     CHECK (version > 0 AND schema > 0),
-    CHECK (at >= '0001-01-01 00:00Z' AND at < '10000-01-01 00:00Z')         -- what every reader can hold; not infinity
+    CONSTRAINT events_at CHECK (at >= '0001-01-01 00:00Z' AND at < '10000-01-01 00:00Z')         -- what every reader can hold; not infinity
 ) PARTITION BY LIST (part);
 COMMENT ON TABLE events IS 'The log. Append-only: rows come from append_events(), append_new() or append_one() and are never changed.';
 

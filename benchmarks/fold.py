@@ -31,7 +31,7 @@ from eventstore.stores.postgres import PostgresStore
 from eventstore.stores.snapshots import PostgresSnapshots
 
 SECONDS, QUICK_SECONDS = 2.0, 0.1
-LENGTHS, QUICK_LENGTHS = (1_000, 10_000, 100_000, 1_000_000), (100, 1_000)
+LENGTHS, QUICK_LENGTHS = (1_000, 10_000, 100_000, 1_000_000), (1_000, 10_000)
 RUNS, QUICK_RUNS = 1_000_000, 1_000
 TASKS, QUICK_TASKS = 20_000, 100
 MOST_PROJECTS = 200
@@ -206,5 +206,9 @@ BENCH = Bench(
         "every question by a process without a memory of its own"
     ),
     open=opened,
-    ratios=(Ratio("status, 1,000,000 events: p50", "status, 1,000 events: p50"),),
+    ratios=(
+        Ratio("status, 10,000 events: p50", "status, 1,000 events: p50"),
+        Ratio("status, 1,000,000 events: p50", "status, 1,000 events: p50"),
+        Ratio("without a snapshot, 10,000 events: p50", "status, 10,000 events: p50"),
+    ),
 )
