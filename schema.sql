@@ -465,7 +465,8 @@ CREATE TABLE states (
     updated_at  timestamptz NOT NULL,                                      -- time of the last event that is folded in
     version     integer     NOT NULL CHECK (version > 0),                  -- folded up to here
     fold        integer     NOT NULL,                                      -- the number of the fold that made it (Category.version)
-    category    text        COLLATE "C" NOT NULL,                          -- streams.category
+    category    category_name NOT NULL,                                    -- streams.category
+    id          stream_id   NOT NULL,                                      -- streams.id
     status      text        COLLATE "C" NOT NULL,                          -- what lists are filtered by ...
     project     text        COLLATE "C",                                   -- ... NULL = none
     state       jsonb       NOT NULL                                       -- the whole state
@@ -519,7 +520,7 @@ CREATE TRIGGER append INSTEAD OF INSERT ON project_build_events FOR EACH ROW EXE
 CREATE TRIGGER append INSTEAD OF INSERT ON build_events FOR EACH ROW EXECUTE FUNCTION append_build_event();
 
 CREATE VIEW build_progress AS
-    SELECT s.id          AS build_id,         -- the build
+    SELECT p.id          AS build_id,         -- the build
            CASE p.status WHEN 'queued' THEN 'unknown' WHEN 'cancelled' THEN 'failed' ELSE p.status END AS status,
            jsonb_path_query_array(p.state, '$.tasks[*].id') AS steps_jsonb,      -- the ids of its steps, in order
            jsonb_path_query_array(p.state, '$.tasks[*] ? (@.status == "completed").id') AS completed_steps,
@@ -528,21 +529,19 @@ CREATE VIEW build_progress AS
            p.state ->> 'log_url'     AS build_log_url,
            p.updated_at                       -- time of its last event
     FROM states AS p
-    JOIN streams AS s ON s.sid = p.sid
     WHERE p.category = 'build';
 COMMENT ON VIEW build_progress IS 'Where each build stands. Behind the log by the milliseconds that the projector needs.';
 
 CREATE VIEW tasks AS
-    SELECT s.id                     AS id,
+    SELECT p.id                     AS id,
            p.state ->> 'type'       AS type,
            p.status                 AS current_status,  -- pending, processing, completed, failed
-           coalesce(p.state -> 'result', '{}') || jsonb_build_object('progress', p.state -> 'progress') AS result_data,
+           p.state -> 'result_data' AS result_data,     -- what it gave, and the list of its messages under progress
            p.state ->> 'error'      AS error_message,
            (p.state ->> 'created_at')::timestamptz   AS created_at,
            (p.state ->> 'started_at')::timestamptz   AS started_at,
            (p.state ->> 'completed_at')::timestamptz AS completed_at
     FROM states AS p
-    JOIN streams AS s ON s.sid = p.sid
     WHERE p.category = 'task';
 COMMENT ON VIEW tasks IS 'Where each task stands, with the list of its messages in result_data. Behind the log by milliseconds.';
 

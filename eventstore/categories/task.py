@@ -7,12 +7,11 @@ creator told it (``steps`` of task_created); the bar then stands at (done + half
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import orjson
 
 from eventstore.categories import task_vocabulary as vocabulary
@@ -28,15 +27,10 @@ ROOM = 16
 FINAL = frozenset({"completed", "failed"})
 
 
-class Said(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A message of the list, in JSON exactly as the documented ``result_data.progress`` shows it.
+Said = Mapping[str, str]
+"""A message of the list: ``message``, ``timestamp`` (RFC 3339, UTC, six digits) and perhaps ``icon``."""
 
-    timestamp  RFC 3339, UTC, always with six digits: as text, so that SQL reads in the snapshot what the API answers.
-    """
-
-    message: str
-    timestamp: str
-    icon: str | None = None
+NOTHING_SAID: Mapping[str, Any] = {"progress": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +38,12 @@ class TaskRun:
     """Everything that is known of a task.
 
     status    pending, processing, completed, failed.
-    progress  what was said at each start, step and end: the newest 1,000 messages, each cut to 1,000 characters; the
-              log has the rest. The list is written with every snapshot and read with every answer: ten times as many
-              cost 0.8 MB and 13 ms each time.
+    result_data  what the task gave, and under ``progress`` what was said at each start, step and end: the newest 1,000
+              messages, each cut to 1,000 characters; the log has the rest. The list is written with every snapshot and
+              read with every answer: ten times as many cost 0.8 MB and 13 ms each time. In the snapshot it stands as
+              the documents show it, so that SQL finds it without putting it together.
     steps     the messages that are to be expected of one attempt, if the creator told them.
     said      how many messages this attempt has said; a failure is not a step.
-    result    what the task gave; {} until it is completed.
     """
 
     type: str = vocabulary.DEFAULT_TYPE
@@ -57,10 +51,9 @@ class TaskRun:
     project: str | None = None
     worker: str | None = None
     message: str = ""
-    progress: tuple[Said, ...] = ()
+    result_data: Mapping[str, Any] = field(default_factory=lambda: NOTHING_SAID)
     steps: tuple[str, ...] = ()
     said: int = 0
-    result: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     events: int = 0
     created_at: datetime | None = None
@@ -87,10 +80,13 @@ def _text(data: Mapping[str, Any], name: str, most: int = MOST_TEXT) -> str | No
     return value[:most] if isinstance(value, str) and value else None
 
 
-def _say(state: TaskRun, event: Event, data: Mapping[str, Any]) -> tuple[Said, ...]:
-    """The list with what this event says (``state.message``) at its end."""
+def _say(state: TaskRun, event: Event, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``result_data`` with what this event says (``state.message``) at the end of its list."""
+    said = {"message": state.message, "timestamp": _micros(event.at)}
     icon = _text(data, "icon", vocabulary.MOST_ICON)
-    return (*state.progress[1 - MOST_MESSAGES :], Said(state.message, _micros(event.at), icon))
+    if icon is not None:
+        said["icon"] = icon
+    return {"progress": [*state.result_data["progress"][1 - MOST_MESSAGES :], said]}
 
 
 def _created(state: TaskRun, event: Event, data: Mapping[str, Any]) -> TaskRun:
@@ -111,19 +107,17 @@ def _progress(state: TaskRun, event: Event, data: Mapping[str, Any]) -> TaskRun:
         state,
         status="processing",
         started_at=state.started_at or event.at,
-        progress=_say(state, event, data),
+        result_data=_say(state, event, data),
         said=state.said + 1,
     )
 
 
 def _completed(state: TaskRun, event: Event, data: Mapping[str, Any]) -> TaskRun:
+    done = _progress(state, event, data)
     result = data.get("result")
-    return replace(
-        _progress(state, event, data),
-        status="completed",
-        completed_at=event.at,
-        result=result if isinstance(result, Mapping) and _fits(result) else {},
-    )
+    if isinstance(result, Mapping) and _fits(result):
+        done = replace(done, result_data={**result, **done.result_data})
+    return replace(done, status="completed", completed_at=event.at)
 
 
 def _fits(result: Mapping[str, Any]) -> bool:
@@ -140,7 +134,7 @@ def _fits(result: Mapping[str, Any]) -> bool:
 
 def _failed(state: TaskRun, event: Event, data: Mapping[str, Any]) -> TaskRun:
     error = _text(data, "error", MOST_TEXT * 10) or state.message
-    return replace(state, status="failed", completed_at=event.at, error=error, progress=_say(state, event, data))
+    return replace(state, status="failed", completed_at=event.at, error=error, result_data=_say(state, event, data))
 
 
 def _reset(state: TaskRun, event: Event, data: Mapping[str, Any]) -> TaskRun:
@@ -223,12 +217,11 @@ def view(id_: str, at: At[TaskRun]) -> dict[str, Any]:
 def old_view(id_: str, at: At[TaskRun]) -> dict[str, Any]:
     """The answer of ``GET /tasks/{id}``: the old document's fields, and the cursor it forgot."""
     task = at.state
-    progress = [msgspec.to_builtins(said) for said in task.progress]
     return {
         "task_id": id_,
         "type": task.type,
         "current_status": task.status,
-        "result_data": {**task.result, "progress": progress},
+        "result_data": task.result_data,
         "error_message": task.error,
         "created_at": iso_micros(task.created_at),
         "started_at": iso_micros(task.started_at),
@@ -239,12 +232,13 @@ def old_view(id_: str, at: At[TaskRun]) -> dict[str, Any]:
 
 def _steps(task: TaskRun) -> list[dict[str, Any]]:
     """What this attempt said, each until the next began, and what is still to come."""
-    end = len(task.progress) - (task.status == "failed")  # the last message then is the error, not a step
-    said = task.progress[max(0, end - task.said) : end]
-    ends: list[str | None] = [one.timestamp for one in said[1:]]
+    progress: Sequence[Said] = task.result_data["progress"]
+    end = len(progress) - (task.status == "failed")  # the last message then is the error, not a step
+    said = progress[max(0, end - task.said) : end]
+    ends: list[str | None] = [one["timestamp"] for one in said[1:]]
     now = "running" if task.status == "processing" else task.status
     steps = [
-        _step(number, one.message, "completed", one.timestamp, until)
+        _step(number, one["message"], "completed", one["timestamp"], until)
         for number, (one, until) in enumerate(zip(said, [*ends, iso_micros(task.completed_at)], strict=False), 1)
     ]
     if steps:

@@ -78,8 +78,8 @@ CROSS JOIN LATERAL (SELECT version, fold, state FROM states p WHERE p.sid = s.si
 """
 
 WRITE = """
-INSERT INTO states (sid, born_at, updated_at, version, fold, category, status, project, state)
-SELECT s.sid, s.created_at, u.updated_at, u.version, u.fold, u.category, u.status, u.project, u.state::jsonb
+INSERT INTO states (sid, born_at, updated_at, version, fold, category, id, status, project, state)
+SELECT s.sid, s.created_at, u.updated_at, u.version, u.fold, u.category, u.id, u.status, u.project, u.state::jsonb
 FROM unnest(%b::text[], %b::text[], %b::int[], %b::int[], %b::text[], %b::text[], %b::text[], %b::timestamptz[])
      u (category, id, version, fold, status, project, state, updated_at)
 CROSS JOIN LATERAL (SELECT sid, created_at FROM streams s WHERE s.category = u.category AND s.id = u.id OFFSET 0) s

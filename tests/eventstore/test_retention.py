@@ -234,7 +234,7 @@ async def test_a_partition_that_is_damaged_stays(database: str, sql: Sql, store:
     assert part.did == "kept"
     assert re.match("(the|a) state (of|between) build-27 .*cannot be kept", part.why)
     await sql.execute(
-        "INSERT INTO states SELECT sid, now(), now(), 12, 1, 'build', '', NULL, '{}' FROM streams WHERE id = '27'"
+        "INSERT INTO states SELECT sid, now(), now(), 12, 1, 'build', id, '', NULL, '{}' FROM streams WHERE id = '27'"
     )
     [part] = (await gc(database, MONTH, shelf=Shelf())).partitions
     assert part.did == "kept"

@@ -146,7 +146,7 @@ async def test_a_log_that_is_well_is_said_to_be(log: str) -> None:
         ),
         (
             """INSERT INTO states
-               SELECT 999, born_at, updated_at, version, fold, category, status, project, state FROM states
+               SELECT 999, born_at, updated_at, version, fold, category, id, status, project, state FROM states
                WHERE sid = {28}""",
             "a state of stream 999 is stored, and that stream is not there",
         ),
@@ -174,7 +174,7 @@ async def test_only_the_first_difference_of_each_run_is_named(log: str, sql: Sql
 async def test_repair_makes_states_anew_and_touches_no_event(log: str, sql: Sql) -> None:
     await sql.execute("UPDATE states SET state = '{}', status = 'x', version = 3")
     await sql.execute(
-        "INSERT INTO states SELECT 999, born_at, updated_at, 1, 1, category, '', NULL, '{}' FROM states LIMIT 1"
+        "INSERT INTO states SELECT 999, born_at, updated_at, 1, 1, category, id, '', NULL, '{}' FROM states LIMIT 1"
     )
     await sql.execute(
         "UPDATE events SET type = 'x' WHERE version = 2 AND sid = (SELECT sid FROM streams WHERE id = '28')"
