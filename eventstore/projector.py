@@ -31,7 +31,7 @@ from eventstore.errors import Invalid
 from eventstore.event import Event, Position, StreamId
 from eventstore.fold import At
 from eventstore.follower import STEADY, Cursors, Follower, Rhythm, Save
-from eventstore.refold import Refold, projected
+from eventstore.refold import Refold, projected_if_possible
 from eventstore.snapshots import Projected, Projection
 from eventstore.states import TURN, folded_in_turns, thawn
 from eventstore.store import PAGE, Store
@@ -203,7 +203,7 @@ class Projector:
             due = self._due.pop(stream)
             self._written.pop(stream, None)
             self._written[stream] = now
-            rows += projected(self._categories[stream.category], stream, due.at, due.updated_at)
+            rows += projected_if_possible(self._categories[stream.category], stream, due.at, due.updated_at)
         return rows
 
     async def _write(self, rows: Sequence[Projected], save: Save) -> None:

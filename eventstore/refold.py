@@ -16,8 +16,7 @@ from typing import Any
 from eventstore.category import Category
 from eventstore.event import StreamId
 from eventstore.fold import At
-from eventstore.frozen import freeze
-from eventstore.snapshots import Projected, Projection, Snapshot
+from eventstore.snapshots import Projected, Projection, projected
 from eventstore.states import folded_in_turns
 from eventstore.store import PAGE, Store
 
@@ -27,14 +26,15 @@ STREAM_COST = 20
 """What beginning a stream costs, in events: so that a step of many short streams is as short as one of a long one."""
 
 
-def projected(category: Category[Any], stream: StreamId, at: At[Any], updated_at: datetime) -> list[Projected]:
+def projected_if_possible(
+    category: Category[Any], stream: StreamId, at: At[Any], updated_at: datetime
+) -> list[Projected]:
     """The row of a stream; none for a state that cannot be written."""
     try:
-        snapshot = Snapshot(at.version, category.version, freeze(category, at))
+        return [projected(category, stream, at, updated_at)]
     except ValueError as error:
         log.warning("%s stays without a snapshot and is folded from its events: %s", stream, error)
         return []
-    return [Projected(stream, snapshot, category.labels(at.state), updated_at)]
 
 
 class Refold:
@@ -72,7 +72,7 @@ class Refold:
             at, last = await folded_in_turns(category, page, at), page[-1].at if page else last
             self._doing = (stream, at, last) if len(page) == budget else None
             if self._doing is None and last is not None:
-                ready += projected(category, stream, at, last)
+                ready += projected_if_possible(category, stream, at, last)
             budget -= len(page) + STREAM_COST
         return ready
 

@@ -29,10 +29,10 @@ from eventstore.archive import Archived
 from eventstore.categories import BY_NAME
 from eventstore.errors import CannotStart, Invalid
 from eventstore.fold import At
-from eventstore.snapshots import Projected
+from eventstore.snapshots import Projected, projected
 from eventstore.stores import whole
 from eventstore.stores.connections import Connection, fetch, first_line
-from eventstore.stores.restate import keep, row
+from eventstore.stores.snapshots import keep
 from eventstore.stores.whole import Place
 from eventstore.upcast import current
 
@@ -339,7 +339,7 @@ async def _states(connection: Connection, places: Sequence[Place]) -> AsyncItera
         of, at = place, at if place is of else None
         at = category.fold((current(category, archived.event) for archived in events), since=at)
         if at.version == place.version:
-            rows.append(row(place.stream, category, at, events[-1].event.at))
+            rows.append(projected(category, place.stream, at, events[-1].event.at))
             size += len(rows[-1].snapshot.data)
         if size > CHUNK_BYTES:
             yield rows

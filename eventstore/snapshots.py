@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from eventstore.category import Labels
+from eventstore.category import Category, Labels
 from eventstore.event import Event, StreamId
+from eventstore.fold import At
+from eventstore.frozen import freeze
 from eventstore.store import PAGE
 
 LAST = 2**31 - 1
@@ -110,6 +112,12 @@ class Projected(NamedTuple):
     snapshot: Snapshot
     labels: Labels
     updated_at: datetime
+
+
+def projected(category: Category[Any], stream: StreamId, at: At[Any], updated_at: datetime) -> Projected:
+    """What to keep of a stream. Raises ValueError for a state that cannot be written (see `freeze`)."""
+    snapshot = Snapshot(at.version, category.version, freeze(category, at))
+    return Projected(stream, snapshot, category.labels(at.state), updated_at)
 
 
 class Outdated(NamedTuple):

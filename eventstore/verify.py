@@ -24,9 +24,10 @@ from eventstore.errors import Invalid, NotFound
 from eventstore.event import Event, Position, StreamId
 from eventstore.fold import At
 from eventstore.frozen import thaw
+from eventstore.snapshots import projected
 from eventstore.stores import whole
 from eventstore.stores.connections import Connection, fetch
-from eventstore.stores.restate import forget, keep, row
+from eventstore.stores.snapshots import forget, keep
 from eventstore.stores.statements import utc
 from eventstore.stores.whole import Place
 from eventstore.upcast import current
@@ -313,7 +314,7 @@ async def _repair(writing: Connection, check: Check) -> bool:
     assert check.last_at is not None
     async with writing.transaction():
         await forget(writing, check.place.sid)
-        await keep(writing, [row(check.place.stream, check.category, check.at, check.last_at)])
+        await keep(writing, [projected(check.category, check.place.stream, check.at, check.last_at)])
     return True
 
 

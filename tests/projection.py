@@ -13,10 +13,9 @@ from uuid import uuid4
 import anyio
 import psycopg
 
-from eventstore import BY_NAME, At, Category, Event, StreamId
+from eventstore import BY_NAME, At, Category, Event, StreamId, snapshots
 from eventstore.category import Labels
 from eventstore.follower import Cursors, Follower, Rhythm
-from eventstore.frozen import freeze
 from eventstore.projector import projector
 from eventstore.snapshots import Projected, Snapshot
 from eventstore.states import folded
@@ -85,8 +84,8 @@ def projected(events: Sequence[Event], *, fold: int = 1, labels: Labels | None =
     """The row of a stream of which these are the events."""
     category = BY_NAME[events[0].stream.category]
     at: At[Any] = folded(category, events, At(category.fold.initial, 0))
-    snapshot = Snapshot(at.version, fold, freeze(category, at))
-    return Projected(events[0].stream, snapshot, labels or category.labels(at.state), events[-1].at)
+    row = snapshots.projected(category, events[0].stream, at, events[-1].at)
+    return row._replace(snapshot=row.snapshot._replace(fold=fold), labels=labels or row.labels)
 
 
 @asynccontextmanager

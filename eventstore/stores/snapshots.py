@@ -91,6 +91,8 @@ WHERE states.fold < excluded.fold OR states.version < excluded.version
 RETURNING true
 """
 
+FORGET = "DELETE FROM states WHERE sid = %s"
+
 OUTDATED = """
 SELECT p.fold, p.sid, CASE WHEN s.floor = 0 THEN s.id END
 FROM (
@@ -155,20 +157,8 @@ class PostgresSnapshots:
 
     async def write(self, rows: Sequence[Projected], joined: Connection) -> None:
         """See `Projection.write`. joined: the connection of the transaction."""
-        if not rows:
-            return
-        snapshots = [row.snapshot for row in rows]
-        arguments = (
-            *_names([row.stream for row in rows]),
-            [snapshot.version for snapshot in snapshots],
-            [snapshot.fold for snapshot in snapshots],
-            [row.labels.status for row in rows],
-            [row.labels.project for row in rows],
-            [snapshot.data.decode() for snapshot in snapshots],
-            [row.updated_at for row in rows],
-        )
         try:
-            await fetch(joined, WRITE, arguments)
+            await keep(joined, rows)
         except psycopg.Error as error:
             raise translate(error) from error
 
@@ -189,6 +179,28 @@ class PostgresSnapshots:
                 except psycopg.Error as error:
                     raise translate(error) from error
             yield removed
+
+
+async def keep(connection: Connection, rows: Sequence[Projected]) -> None:
+    """See `Projection.write`; for those who have a connection of their own."""
+    if not rows:
+        return
+    snapshots = [row.snapshot for row in rows]
+    arguments = (
+        *_names([row.stream for row in rows]),
+        [snapshot.version for snapshot in snapshots],
+        [snapshot.fold for snapshot in snapshots],
+        [row.labels.status for row in rows],
+        [row.labels.project for row in rows],
+        [snapshot.data.decode() for snapshot in snapshots],
+        [row.updated_at for row in rows],
+    )
+    await fetch(connection, WRITE, arguments)
+
+
+async def forget(connection: Connection, sid: int) -> None:
+    """Throw the snapshot of a stream away."""
+    await connection.execute(FORGET, (sid,))
 
 
 def _names(streams: Sequence[StreamId]) -> tuple[list[str], list[str]]:

@@ -14,10 +14,11 @@ from psycopg import AsyncConnection
 from eventstore import NewEvent, StreamId
 from eventstore.categories import BY_NAME
 from eventstore.errors import NotFound
+from eventstore.snapshots import projected
 from eventstore.stores import whole
 from eventstore.stores.bulk import load
 from eventstore.stores.postgres import PostgresStore
-from eventstore.stores.restate import keep, row
+from eventstore.stores.snapshots import keep
 from eventstore.upcast import current
 from eventstore.verify import Report, verify
 from tests.eventstore.logs import BUILD_27, f27
@@ -55,7 +56,7 @@ async def fold(database: str) -> None:
             async for place, found in whole.events(connection, page):
                 category = BY_NAME[place.stream.category]
                 at = category.fold(current(category, archived.event) for archived in found)
-                await keep(connection, [row(place.stream, category, at, found[-1].event.at)])
+                await keep(connection, [projected(category, place.stream, at, found[-1].event.at)])
 
 
 async def the_difference(database: str, *names: StreamId) -> str:
@@ -239,4 +240,4 @@ async def fold_long(database: str, stream: StreamId) -> None:
         place = await whole.place_of(connection, stream)
         assert place is not None
         events = [archived.event async for _, found in whole.events(connection, [place]) for archived in found][:7777]
-        await keep(connection, [row(stream, category, category.fold(events), events[-1].at)])
+        await keep(connection, [projected(category, stream, category.fold(events), events[-1].at)])
