@@ -19,13 +19,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
 from starlette.applications import Starlette
 from ulid import ULID
 
-from eventstore.errors import FoldstreamError
 from eventstore.event import Event, StreamId
 from eventstore.projector import projector
 from eventstore.states import States
@@ -33,6 +33,7 @@ from eventstore.store import Announce
 from eventstore.stores.cursors import PostgresCursors
 from eventstore.stores.postgres import PostgresStore
 from eventstore.stores.snapshots import PostgresSnapshots
+from foldstream.health import look
 from foldstream.services import Services
 from foldstream.settings import LOOPBACK, Settings
 from pipeline.pipeline import Pipeline
@@ -106,16 +107,16 @@ async def open_service(settings: Settings, services: Services) -> AsyncIterator[
         def mint(stream: StreamId) -> str:
             return signer.mint(str(stream), (READ, WRITE), now(), new_id())
 
-        async def checks() -> dict[str, bool]:
-            return {
-                "postgres": await _answers(store),
-                "redis": metrics.bus_connected._value.get() == 1,
-                "queue": await pipeline.is_alive(),
-            }
+        async def postgres() -> bool:
+            await store.ping()
+            return True
+
+        async def redis() -> bool:
+            return metrics.bus_is_heard
 
         app = create_app(
             live,
-            checks=checks,
+            checks=partial(look, {"postgres": postgres, "redis": redis, "queue": pipeline.is_alive}),
             new_id=new_id,
             more_routes=pipeline.routes(mint=mint, new_id=new_id, allow=live.guard.allow_request),
             hosts=settings.hosts or (LOOPBACK_NAMES if settings.is_loopback and not settings.auth else ()),
@@ -147,14 +148,6 @@ def _bus(settings: Settings, services: Services, epoch: str, metrics: Metrics) -
         return bus
     log.warning("FAULT_DROP_RINGS is set: %d %% of the bus messages are thrown away", round(settings.drop_rings * 100))
     return LossyBus(bus, lambda: random.random() < settings.drop_rings)  # noqa: S311
-
-
-async def _answers(store: PostgresStore) -> bool:
-    try:
-        await store.ping()
-    except FoldstreamError:
-        return False
-    return True
 
 
 def _own_secret(data_dir: Path) -> str:

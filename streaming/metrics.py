@@ -5,6 +5,7 @@ One `Metrics` for each process, with a registry of its own, so that two servers 
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -61,14 +62,19 @@ class Metrics:
 
     def appended(self, events: Sequence[Event]) -> None:
         """Count what this process recorded."""
-        for event in events:
-            self.build_events.labels(event.type if event.type in TYPES else "other").inc()
-            self.event_bytes.inc(len(event.json))
+        for type_, count in Counts(event.type if event.type in TYPES else "other" for event in events).items():
+            self.build_events.labels(type_).inc(count)
+        self.event_bytes.inc(sum(len(event.json) for event in events))
 
     def watch(self, follower: str, lag: Callable[[], float], is_active: Callable[[], bool]) -> None:
         """Ask a follower how it does, whenever the page is read."""
         self.follower_lag.labels(follower).set_function(lag)
         self.follower_active.labels(follower).set_function(is_active)
+
+    @property
+    def bus_is_heard(self) -> bool:
+        """The last that was said of the bus."""
+        return self.registry.get_sample_value("foldstream_bus_connected") == 1
 
     def register(self, collector: Collector) -> None:
         """Add metrics of another room (the store's, the pipeline's) to the same page."""
