@@ -37,7 +37,7 @@ class Category(Generic[S]):
     """name      the part before the dash of a stream's name.
     version   the number of the fold: raised whenever the same events would give another state, or the state another
               shape. Snapshots of another version are not used.
-    state     the class of the state: a dataclass of JSON-like fields, so that `eventstore.frozen` can store it.
+    state     the class of the state: a frozen msgspec.Struct of JSON-like fields, which `eventstore.frozen` stores.
     fold      events -> state.
     aliases   other names for event types, accepted at append and stored under the canonical name.
     check     (type, data) -> the data to store: fills in what every reader may rely on; raises Invalid. Unknown types

@@ -10,7 +10,6 @@ folds on from it equals the fold from nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from typing import TypeVar
 
@@ -55,9 +54,8 @@ def thaw(category: Category[S], data: bytes | str) -> S:
     """
     try:
         found = orjson.loads(data)
-        if not is_dataclass(category.state) or not isinstance(found, dict):
-            raise ValueError("not an object")
-        if found.keys() != {field.name for field in fields(category.state)}:
+        names: tuple[str, ...] = getattr(category.state, "__struct_fields__", ())
+        if not isinstance(found, dict) or found.keys() != set(names):
             raise ValueError("other fields")
         return msgspec.convert(found, category.state)
     except (ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:

@@ -11,7 +11,7 @@ only by comparing with a copy that was exported before. The last hash of a strea
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -33,7 +33,8 @@ from eventstore.stores.whole import Place
 from eventstore.upcast import current
 
 STATES = """
-SELECT sid, version, fold, category, status, project, born_at, updated_at, state::text FROM states WHERE sid = ANY (%s)
+SELECT sid, version, fold, category, id, status, project, born_at, updated_at, state::text
+FROM states WHERE sid = ANY (%s)
 """
 
 GUARDS = """
@@ -95,6 +96,7 @@ class Stored(NamedTuple):
     version: int
     fold: int
     category: str
+    id: str
     status: str
     project: str | None
     born_at: datetime
@@ -178,9 +180,10 @@ def _close(check: Check | None, report: Report, wrong: list[Check]) -> None:
 
 
 def _stored(row: Sequence[Any]) -> Stored:
-    sid, version, fold, category, status, project, born_at, updated_at, state = row
+    sid, version, fold, category, id_, status, project, born_at, updated_at, state = row
     project = project.decode() if project is not None else None
-    return Stored(sid, version, fold, category.decode(), status.decode(), project, utc(born_at), utc(updated_at), state)
+    texts = (category.decode(), id_.decode(), status.decode(), project)
+    return Stored(sid, version, fold, *texts, utc(born_at), utc(updated_at), state)
 
 
 class Check:
@@ -282,8 +285,9 @@ class Check:
             return
         labels = category.labels(self.at.state)
         pairs = [
-            *((f.name, getattr(state, f.name), getattr(self.at.state, f.name)) for f in fields(category.state)),
+            *((name, getattr(state, name), getattr(self.at.state, name)) for name in category.state.__struct_fields__),
             ("category", stored.category, category.name),
+            ("id", stored.id, self.place.stream.id),
             ("status label", stored.status, labels.status),
             ("project label", stored.project, labels.project),
             ("time of birth", stored.born_at, self.place.created_at),

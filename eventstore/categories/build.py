@@ -9,10 +9,10 @@ means completed and completed means 100. The source documents also print other n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from eventstore.categories import build_vocabulary as vocabulary
 from eventstore.categories.build_state import FINAL, ORDER, Build, Task

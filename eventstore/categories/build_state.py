@@ -1,23 +1,24 @@
 """The state of a build: what is known of it and of its steps, and the order of its status words.
 
-Pure data; `eventstore.categories.build` folds events into it. Fields are stored by name in snapshots: whoever adds,
+Pure data; `eventstore.categories.build` folds events into it. Structs, as each event makes a changed copy or two: of a
+dataclass one takes 3 us, of a struct 0.3. Fields are stored by name in snapshots: whoever adds,
 removes or renames one raises the category's version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 FINAL = frozenset({"completed", "failed", "cancelled"})
 ORDER: Mapping[str, int] = {"unknown": 0, "queued": 1, "planning": 2, "executing": 3, "deploying": 4}
 """The status words of a build that goes on, in the order in which it passes them; the final ones come after all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True, gc=False):
     """One step of the plan. status: pending, running, completed, failed. estimate and times: seconds, UTC."""
 
     id: str
@@ -32,8 +33,7 @@ class Task:
     spec: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True, gc=False):
     """Everything that is known of a build.
 
     status    unknown, queued, planning, executing, deploying, completed, failed, cancelled; never goes back.

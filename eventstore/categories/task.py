@@ -8,11 +8,12 @@ creator told it (``steps`` of task_created); the bar then stands at (done + half
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import orjson
+from msgspec.structs import replace
 
 from eventstore.categories import task_vocabulary as vocabulary
 from eventstore.category import Category, Labels, project_of
@@ -33,8 +34,7 @@ Said = Mapping[str, str]
 NOTHING_SAID: Mapping[str, Any] = {"progress": []}
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRun:
+class TaskRun(msgspec.Struct, frozen=True, gc=False):
     """Everything that is known of a task.
 
     status    pending, processing, completed, failed.
@@ -51,7 +51,7 @@ class TaskRun:
     project: str | None = None
     worker: str | None = None
     message: str = ""
-    result_data: Mapping[str, Any] = field(default_factory=lambda: NOTHING_SAID)
+    result_data: Mapping[str, Any] = msgspec.field(default_factory=lambda: NOTHING_SAID)
     steps: tuple[str, ...] = ()
     said: int = 0
     error: str | None = None

@@ -6,9 +6,10 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
@@ -204,7 +205,7 @@ async def first_idle(scene: Scene) -> float | None:
 def counts_twice(state: Any, event: Event) -> Any:
     """A changed fold: every event counts for two."""
     changed = evolve(state, event)
-    return replace(changed, events=state.events + 2)
+    return msgspec.structs.replace(changed, events=state.events + 2)
 
 
 async def test_a_changed_fold_makes_every_row_anew_in_small_steps(scene: Scene) -> None:

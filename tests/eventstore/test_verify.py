@@ -151,6 +151,7 @@ async def test_a_log_that_is_well_is_said_to_be(log: str) -> None:
                WHERE sid = {28}""",
             "a state of stream 999 is stored, and that stream is not there",
         ),
+        ("UPDATE states SET id = 'other' WHERE sid = {27}", "build-27: .*has the id 'other'"),
         ("ALTER TABLE events_1 DISABLE TRIGGER append_only", "events_1 has lost its guard"),
         ("DROP INDEX events_key", "events_1 has lost its unique index over the keys"),
     ],
