@@ -30,22 +30,13 @@ class Store(Protocol):
     """An append-only log of streams of events."""
 
     async def append(
-        self,
-        stream: StreamId,
-        events: Sequence[NewEvent],
-        *,
-        expected: int | None = None,
-        also: Also | None = None,
-        durable: bool = True,
+        self, stream: StreamId, events: Sequence[NewEvent], *, expected: int | None = None, also: Also | None = None
     ) -> list[Event]:
         """Record ``events`` at the end of ``stream``, all or none, and return them as recorded, in order.
 
         expected  the version the stream must be at (0: must not exist); otherwise `Conflict`, and nothing is recorded.
         also      joins the transaction; if it raises, nothing is recorded and the caller gets what it raised. It is not
                   called when nothing new is recorded: it was done together with the first recording.
-        durable   False: the answer need not wait until the events are safe on disk. If the database's machine fails
-                  within the next moment they are gone, and their versions will be given to others: for what nobody
-                  misses, such as the lines of a log. It may save some waiting; nothing else becomes less certain.
         An event whose key the stream already has is not recorded again: its first recording is returned in its place
         (an append of which every event is such a repetition succeeds whatever ``expected`` says). The same key with
         another type or other data: `KeyReused`. Errors: `Invalid` (before any I/O), `Sealed`, `Unavailable` (its detail

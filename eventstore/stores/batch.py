@@ -26,16 +26,12 @@ MOST = 500
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """One append that waits to be written: its events are recorded all together or not at all.
-
-    durable  its caller waits for the disk; then the whole batch does.
-    """
+    """One append that waits to be written: its events are recorded all together or not at all."""
 
     stream: StreamId
     drafts: Sequence[Draft]
     expected: int | None = None
     alone: bool = False
-    durable: bool = True
 
 
 G = TypeVar("G", bound=Group)

@@ -65,15 +65,9 @@ class MemoryStore:
         self._locks: defaultdict[StreamId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def append(
-        self,
-        stream: StreamId,
-        events: Sequence[NewEvent],
-        *,
-        expected: int | None = None,
-        also: Also | None = None,
-        durable: bool = True,
+        self, stream: StreamId, events: Sequence[NewEvent], *, expected: int | None = None, also: Also | None = None
     ) -> list[Event]:
-        """See `Store.append`. Nothing is on a disk here, whatever ``durable`` says."""
+        """See `Store.append`."""
         drafts = admit(stream, events, max_data_bytes=self._max_data_bytes)
         await self._round_trip()
         async with self._locks[stream]:

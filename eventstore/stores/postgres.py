@@ -36,12 +36,7 @@ MOST_SEEN = 100_000
 FLIGHTS = 2
 """Batches on their way at the same time, and lines for them."""
 
-EXPRESS = {
-    b"append_new": statements.APPEND_NEW,
-    b"append_one": statements.APPEND_ONE,
-    b"append_new_relaxed": statements.APPEND_NEW + b"," + statements.RELAXED,
-    b"append_one_relaxed": statements.APPEND_ONE + b"FROM" + statements.RELAXED,
-}
+EXPRESS = {b"append_new": statements.APPEND_NEW, b"append_one": statements.APPEND_ONE}
 
 NOTHING = "; nothing was recorded"
 
@@ -114,19 +109,11 @@ class PostgresStore:
         await self.close()
 
     async def append(
-        self,
-        stream: StreamId,
-        events: Sequence[NewEvent],
-        *,
-        expected: int | None = None,
-        also: Also | None = None,
-        durable: bool = True,
+        self, stream: StreamId, events: Sequence[NewEvent], *, expected: int | None = None, also: Also | None = None
     ) -> list[Event]:
         """See `Store.append`. ``also`` gets the psycopg connection, in a transaction, acting as `foldstream_app`."""
         drafts = admit(stream, events, max_data_bytes=self._max_data_bytes)
-        return await self._writer.write(
-            Pending(stream, drafts, expected, alone=also is not None, durable=durable, also=also)
-        )
+        return await self._writer.write(Pending(stream, drafts, expected, alone=also is not None, also=also))
 
     async def read(
         self,
@@ -219,16 +206,13 @@ class PostgresStore:
         line = self._lines.free()
         if line is None or any(group.doubtful for group in groups):
             return False
-        how = b"" if any(group.durable for group in groups) else b"_relaxed"
         if len(groups) == 1 and len(groups[0].drafts) == 1 and groups[0].stream in self._seen:
-            line.ask(
-                b"append_one" + how, statements.append_one_arguments(groups[0]), partial(self._one, groups[0], heard)
-            )
+            line.ask(b"append_one", statements.append_one_arguments(groups[0]), partial(self._one, groups[0], heard))
             return True
         places = statements.places(groups)
         unsure = not self._seen.issuperset(places.streams)
         parameters = statements.append_new_arguments(groups, places, unsure=unsure)
-        line.ask(b"append_new" + how, parameters, partial(self._all, groups, places, heard))
+        line.ask(b"append_new", parameters, partial(self._all, groups, places, heard))
         return True
 
     def _one(self, group: Pending, heard: _Heard, answer: lean.Answer) -> None:

@@ -47,9 +47,6 @@ APPEND_ONE = b"""
 SELECT append_one($1::text, $2::text, $3::int, $4::text, $5::text, $6::text, $7::timestamptz, $8::text, $9::text,
                   $10::smallint)
 """
-# Joined to one of these, for appends that need not wait for the disk. For this transaction only.
-RELAXED = b"(SELECT set_config('synchronous_commit', 'off', true) OFFSET 0) AS relaxed"
-
 IN_THE_WAY = frozenset({"23505", "FS001"})
 """The errors by which append_new and append_one say that append_events must do it."""
 
