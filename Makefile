@@ -44,13 +44,21 @@ else
 endif
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.ready requirements-bench.lock
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python --only-binary :all: --require-hashes -r requirements-bench.lock
+else
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-bench.lock
+endif
+	@touch $@
+
 acceptance: $(VENV)/.browser ## run everything and print each row of docs/acceptance.md: pass, fail or no test
 	$(BIN)/python -m pytest -q --acceptance $(ARGS)
 
-bench: $(VENV)/.ready ## measure everything, beside others where there are others (half an hour; ARGS=--quick: a check)
+bench: $(VENV)/.bench ## measure everything, beside others where there are others (half an hour; ARGS=--quick: a check)
 	$(BIN)/python -m benchmarks all $(ARGS)
 
-bench-append: $(VENV)/.ready ## appends beside pgbench, psycopg one by one, COPY
+bench-append: $(VENV)/.bench ## appends beside pgbench, psycopg one by one, COPY, eventsourcing
 	$(BIN)/python -m benchmarks append $(ARGS)
 
 bench-read: $(VENV)/.ready ## replay beside decoding and encoding again

@@ -11,7 +11,7 @@
 -- 4. All events of a stream lie in one partition, the one of the stream's birth, so that replay touches one partition
 --    and dropping an old partition never cuts a stream in two.
 -- 5. Each event carries a hash over itself and the hash of the event before it: `foldstream verify` finds what was changed
---    behind our back. What is folded from the log (states) can be thrown away and is made again.
+--    behind our back. What is folded from the log (states) can be made again from the events, as long as those are there.
 --
 -- `foldstream migrate` loads it into an empty database; an older one gets eventstore/migrations/ instead.
 
@@ -72,7 +72,7 @@ CREATE TABLE streams (
 COMMENT ON TABLE streams IS 'One row a stream. Its lock is the only one that an append takes.';
 
 CREATE UNIQUE INDEX streams_name   ON streams (category, id);              -- from the public name to the row
-CREATE INDEX        streams_newest ON streams (category, sid DESC);        -- list pages: the newest of a category first
+CREATE INDEX        streams_newest ON streams (category, created_at DESC, sid DESC);  -- list pages: the newest first
 
 -- ---------------------------------------------------------------------------------------------------------------- events
 
@@ -154,8 +154,10 @@ COMMENT ON AGGREGATE chain (bytea, bytea) IS 'The hash after some events in orde
 -- Make the streams that do not exist yet, in one order for everybody (no deadlock); somebody else may be faster.
 -- Whoever expects events in a missing stream is wrong already, and must not leave an empty one behind.
 -- Locks on streams that exist are taken only afterwards, and in the same order.
+-- The lock is the one that the events need anyway, taken before a partition is chosen: whoever detaches one waits for us.
 CREATE FUNCTION make_streams(p_category text[], p_id text[], p_expected integer[]) RETURNS void
 LANGUAGE sql SET search_path = public, pg_temp AS $$
+    LOCK TABLE events IN ROW EXCLUSIVE MODE;
     INSERT INTO streams (category, id, part)
     SELECT n.category, n.id, m.birth_part
     FROM (SELECT DISTINCT u.category, u.id FROM unnest(p_category, p_id, p_expected) AS u (category, id, expected)
@@ -317,6 +319,9 @@ DECLARE
     v_txs     xid8[];
     v_total   integer;
 BEGIN
+    IF (1 <= ALL (p_count)) IS NOT TRUE THEN  -- whoever may append may call this, too, and must not move a stream back
+        RAISE EXCEPTION 'each p_count is at least 1' USING ERRCODE = 'FS001';
+    END IF;
     IF p_unsure THEN
         PERFORM make_streams(p_category, p_id, p_expected);
     END IF;
@@ -458,7 +463,8 @@ CREATE TABLE followers (
 COMMENT ON TABLE followers IS 'How far each follower of the whole log has come, and who follows.';
 
 -- The state of each stream as of some version, for lists and so that a status folds only what came after. Written by the
--- follower `projector`; behind the log by some milliseconds; nothing is lost if it is emptied.
+-- follower `projector`; behind the log by some milliseconds. `foldstream verify --all --repair` makes rows that are missing;
+-- of streams whose events have left the log the row is all that is left, and nothing makes it again.
 CREATE TABLE states (
     sid         bigint      PRIMARY KEY,                                   -- its stream (streams.sid)
     born_at     timestamptz NOT NULL,                                      -- streams.created_at: the order of lists
@@ -584,7 +590,8 @@ BEGIN
         GRANT SELECT ON schema_version, meta, partitions, streams, events, project_build_events, build_events, build_progress,
             tasks, webhook_failures, worker_webhook_failures TO foldstream_app;
         GRANT INSERT ON project_build_events, build_events TO foldstream_app;  -- their triggers append
-        GRANT SELECT, INSERT, UPDATE, DELETE ON followers, states, webhook_deliveries TO foldstream_app;
+        GRANT SELECT, INSERT, UPDATE ON states TO foldstream_app;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON followers, webhook_deliveries TO foldstream_app;
         GRANT EXECUTE ON FUNCTION append_events, append_new, append_one, append_event, append_build_event, seal_stream TO foldstream_app;
     END IF;
 END $$;

@@ -2,7 +2,7 @@
 
 Ours is `PostgresStore.append` in this process; the others write the old documents' table: pgbench (a program in C that
 does nothing else), psycopg with a connection for each producer, COPY, and the `eventsourcing` library's recorder where
-it is installed.
+it is installed (`make bench` installs it). The bulk way in, `load`, stands beside COPY.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 
 import psycopg
@@ -20,11 +21,16 @@ import uvloop
 from benchmarks import one_by_one, pgbench, recorder, sample
 from benchmarks.case import Bench, Case, Figure, Ratio
 from benchmarks.place import Place, Watch, durable_postgres, figures
-from eventstore.event import NewEvent
+from eventstore.archive import Archived
+from eventstore.event import START, Event, NewEvent
+from eventstore.stores.bulk import load
 from eventstore.stores.postgres import PostgresStore
 
 SECONDS, QUICK_SECONDS = 3.0, 0.2
 BULK = 1000
+IMPORTED, QUICK_IMPORTED = 50_000, 5_000
+IMPORTED_STREAMS = 50
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def producers(place: Place, seconds: float, count: int, *, size: int = 1, name: str = "") -> Iterator[Figure]:
@@ -66,6 +72,28 @@ async def produce_all(
     return watch, events, latencies
 
 
+def imports(place: Place, count: int) -> Iterator[Figure]:
+    """What `foldstream import` does with ``count`` events, parsed beforehand: checks, hashes, COPY, one commit."""
+    events = [_archived(number) for number in range(count)]
+    with place.log() as url:
+        with Watch(place) as watch:
+            loaded = asyncio.run(load(url, events))
+        with psycopg.connect(url) as connection:
+            [recorded] = connection.execute("SELECT count(*) FROM events").fetchone() or [0]
+    if not loaded.events == recorded == count:
+        raise RuntimeError(f"of {count} events {loaded.events} were said to be loaded and {recorded} are recorded")
+    yield Figure("import: rate", count / watch.seconds, "events/s")
+    yield Figure("import: our CPU", watch.our_cpu / count * 1e6, "us/event")
+    yield Figure("import: Postgres CPU", watch.postgres_cpu / count * 1e6, "us/event")
+
+
+def _archived(number: int) -> Archived:
+    version, stream = divmod(number, IMPORTED_STREAMS)
+    of = number % sample.COUNT
+    data = sample.JSON[of].encode()
+    return Archived(Event(sample.STREAMS[stream], version + 1, START, sample.EVENTS[of].type, data, BEGIN))
+
+
 @contextmanager
 def opened(quick: bool) -> Iterator[Mapping[str, Case]]:
     """See `Bench.open`."""
@@ -83,6 +111,7 @@ def opened(quick: bool) -> Iterator[Mapping[str, Case]]:
             "eventsourcing recorder": partial(recorder.inserts, place, seconds),
             "bulk": partial(producers, place, seconds, 1, size=BULK, name="bulk, lists of 1000"),
             "COPY": partial(one_by_one.copies, place, seconds, BULK),
+            "import": partial(imports, place, QUICK_IMPORTED if quick else IMPORTED),
         }
 
 
@@ -100,5 +129,6 @@ BENCH = Bench(
         Ratio("64 producers: rate", "psycopg, 32 connections: rate"),
         Ratio("64 producers: rate", "eventsourcing recorder, 8 threads: rate"),
         Ratio("bulk, lists of 1000: rate", "COPY, 1000 rows: rate"),
+        Ratio("import: rate", "COPY, 1000 rows: rate"),
     ),
 )

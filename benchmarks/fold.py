@@ -1,6 +1,7 @@
 """fold: what a state costs to ask for, however long its stream is, and a page of a list, however many runs there are.
 
-Everything is asked of the log by a process that remembers nothing: `States` is made anew for each question.
+Everything is asked of the log by a process that remembers nothing: `States` is made anew for each question. The states
+hold a plan with its tasks, as real ones do, and each long stream has gone on a little since its snapshot was made.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 import psycopg
 import uvloop
 
@@ -21,7 +23,8 @@ from benchmarks import sample
 from benchmarks.case import Bench, Case, Figure, Ratio, percentile
 from benchmarks.place import durable_postgres
 from eventstore.archive import Archived
-from eventstore.event import START, Event, StreamId
+from eventstore.event import START, Event, NewEvent, StreamId
+from eventstore.fold import At
 from eventstore.projector import projector
 from eventstore.snapshots import Query
 from eventstore.states import States
@@ -36,6 +39,8 @@ RUNS, QUICK_RUNS = 1_000_000, 1_000
 TASKS, QUICK_TASKS = 20_000, 100
 MOST_PROJECTS = 200
 PAGE = 100
+LAG = 20
+"""Events of a long stream that came after its snapshot."""
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 ENDS = (b'{"previewUrl":"https://x.test/1/"}', b'{"error":"it broke"}')
 
@@ -71,16 +76,56 @@ def _states(store: PostgresStore) -> States:
     return States(store, PostgresSnapshots(store.connections))
 
 
-async def _status(store: PostgresStore, stream: StreamId, length: int) -> None:
-    at = await _states(store).at(stream)
-    if at.version != length:
-        raise RuntimeError(f"{stream} is at {at.version}, not at {length}")
+class Long(NamedTuple):
+    """A stream of ``length`` events when its snapshot is made. done: of the ``tasks`` of its plan, the first ones."""
+
+    name: str
+    tasks: int
+    done: int
+    length: int
+
+    @property
+    def stream(self) -> StreamId:
+        return StreamId("build", f"long-{self.tasks}-{self.length}")
+
+    def events(self) -> Iterator[Archived]:
+        yield _event(self.stream, 1, "plan_started", b"{}")
+        yield _event(self.stream, 2, "plan_generated", _plan(self.tasks))
+        for number in range(self.done):
+            task = orjson.dumps({"taskId": f"task-{number}"})
+            yield _event(self.stream, 3 + 2 * number, "task_started", task)
+            yield _event(self.stream, 4 + 2 * number, "task_completed", task)
+        for version in range(3 + 2 * self.done, self.length + 1):
+            yield _event(self.stream, version, "build_progress", sample.JSON[version % sample.COUNT].encode())
+
+    def must_be_whole(self, at: At[Any]) -> None:
+        """The state at the end of the log, not at the snapshot, and with all of its plan."""
+        found, expected = (at.version, len(at.state.tasks)), (self.length + LAG, self.tasks)
+        if found != expected:
+            raise RuntimeError(f"{self.stream}: version and tasks are {found}, not {expected}")
 
 
-async def _from_nothing(store: PostgresStore, stream: StreamId, length: int) -> None:
-    at = await States(store).at(stream)
-    if at.version != length:
-        raise RuntimeError(f"{stream} is at {at.version}, not at {length}")
+def _longs(quick: bool) -> list[Long]:
+    lengths = QUICK_LENGTHS if quick else LENGTHS
+    return [
+        *(Long(f"status, {length:,} events", tasks=8, done=3, length=length) for length in lengths),
+        Long("status, 500 tasks", tasks=500, done=200, length=1_000),
+    ]
+
+
+async def _status(store: PostgresStore, long: Long) -> None:
+    long.must_be_whole(await _states(store).at(long.stream))
+
+
+async def _from_nothing(store: PostgresStore, long: Long) -> None:
+    long.must_be_whole(await States(store).at(long.stream))
+
+
+async def _go_on(url: str, longs: list[Long]) -> None:
+    """What comes after the snapshots: nobody projects it."""
+    async with PostgresStore(url) as store:
+        for long in longs:
+            await store.append(long.stream, [NewEvent("build_progress", data) for data in sample.DATA[:LAG]])
 
 
 async def _page(store: PostgresStore, chance: random.Random, runs: int, *, first: bool, **filters: Any) -> None:
@@ -110,25 +155,24 @@ def _count_steps(url: str, tasks: int, seconds: float) -> Iterator[Figure]:
 @contextmanager
 def opened(quick: bool) -> Iterator[Mapping[str, Case]]:
     """See `Bench.open`."""
-    lengths, seconds = (QUICK_LENGTHS, QUICK_SECONDS) if quick else (LENGTHS, SECONDS)
+    longs, seconds = _longs(quick), QUICK_SECONDS if quick else SECONDS
     runs, tasks = (QUICK_RUNS, QUICK_TASKS) if quick else (RUNS, TASKS)
     with durable_postgres() as place, place.log() as url:
-        for length in lengths:
-            asyncio.run(load(url, _long(length)))
+        for long in longs:
+            asyncio.run(load(url, long.events()))
         asyncio.run(load(url, _many(runs)))
         asyncio.run(load(url, _tasks(tasks)))
-        uvloop.run(project(url, len(lengths) + runs + tasks))
+        uvloop.run(project(url, len(longs) + runs + tasks))
+        uvloop.run(_go_on(url, longs))
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
             connection.execute("CHECKPOINT")
         chance = random.Random(27)
         cases: dict[str, Case] = {}
-        for length in lengths:
-            name = f"status, {length:,} events"
-            cases[name] = partial(asks, name, url, partial(_status, stream=_long_id(length), length=length), seconds)
-        name = f"without a snapshot, {lengths[1]:,} events"
-        bare = partial(_from_nothing, stream=_long_id(lengths[1]), length=lengths[1])
-        cases[name] = partial(asks, name, url, bare, seconds)
+        for long in longs:
+            cases[long.name] = partial(asks, long.name, url, partial(_status, long=long), seconds)
+        name = f"without a snapshot, {longs[1].length:,} events"
+        cases[name] = partial(asks, name, url, partial(_from_nothing, long=longs[1]), seconds)
         lists: Mapping[str, dict[str, Any]] = {
             "newest": {"first": True},
             "from anywhere": {"first": False},
@@ -143,19 +187,22 @@ def opened(quick: bool) -> Iterator[Mapping[str, Case]]:
         yield cases
 
 
-def _long_id(length: int) -> StreamId:
-    return StreamId("build", f"long-{length}")
-
-
 def _run(number: int) -> StreamId:
     return StreamId("build", f"{number:08d}")
 
 
-def _long(length: int) -> Iterator[Archived]:
-    stream = _long_id(length)
-    yield _event(stream, 1, "plan_started", b"{}")
-    for version in range(2, length + 1):
-        yield _event(stream, version, "build_progress", sample.JSON[version % sample.COUNT].encode())
+def _plan(tasks: int) -> bytes:
+    """The data of `plan_generated`."""
+    listed = [
+        {
+            "id": f"task-{number}",
+            "name": f"Create component {number}",
+            "description": "Write src/components/TodoList.tsx and its tests",
+            "estimatedDuration": 30,
+        }
+        for number in range(tasks)
+    ]
+    return orjson.dumps({"taskCount": tasks, "plan": {"tasks": listed}})
 
 
 def _projects(runs: int) -> int:
@@ -163,14 +210,16 @@ def _projects(runs: int) -> int:
 
 
 def _many(runs: int) -> Iterator[Archived]:
-    """Runs of two events; one in eleven has failed."""
+    """Runs of three events; one in eleven has failed."""
+    plan = _plan(5)
     for number in range(runs):
         stream = _run(number)
         request = b'{"prompt":"a todo app with dark mode","projectId":"project-%d"}' % (number * 7919 % _projects(runs))
         at = BEGIN + timedelta(seconds=number)
         yield _event(stream, 1, "build_queued", request, at)
+        yield _event(stream, 2, "plan_generated", plan, at)
         failed = number % 11 == 0
-        yield _event(stream, 2, "build_failed" if failed else "deploy_completed", ENDS[failed], at)
+        yield _event(stream, 3, "build_failed" if failed else "deploy_completed", ENDS[failed], at)
 
 
 def _tasks(tasks: int) -> Iterator[Archived]:
@@ -209,13 +258,15 @@ async def project(url: str, streams: int) -> None:
 BENCH = Bench(
     name="fold",
     conditions=(
-        "fsync, synchronous_commit and full_page_writes on; unix socket; events of 220 bytes, runs of two events; "
-        "every question by a process without a memory of its own"
+        "fsync, synchronous_commit and full_page_writes on; unix socket; events of 220 bytes; long streams with 8 "
+        "tasks and 20 events after their snapshot, runs of three events with 5 tasks; every question by a process "
+        "without a memory of its own"
     ),
     open=opened,
     ratios=(
         Ratio("status, 10,000 events: p50", "status, 1,000 events: p50"),
         Ratio("status, 1,000,000 events: p50", "status, 1,000 events: p50"),
+        Ratio("status, 500 tasks: p50", "status, 1,000 events: p50"),
         Ratio("without a snapshot, 10,000 events: p50", "status, 10,000 events: p50"),
     ),
 )

@@ -1,4 +1,4 @@
-"""recorder: the Python library `eventsourcing` and its Postgres recorder, if it happens to be installed."""
+"""recorder: the Python library `eventsourcing` and its Postgres recorder, where `make bench` has installed it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ORIGINATORS = 50
 def inserts(place: Place, seconds: float) -> Iterator[Figure]:
     """Threads that record one event a call (the library is synchronous); each has streams of its own: no conflicts."""
     if importlib.util.find_spec("eventsourcing") is None:
-        raise Absent("not installed")
+        raise Absent("not installed: make bench-append installs it")
     library: Any = importlib.import_module("eventsourcing.postgres")
     stored_event: Any = importlib.import_module("eventsourcing.persistence").StoredEvent
     with place.log() as url:

@@ -62,10 +62,6 @@ class Cursors(Protocol):
         """Give the lease back, if ``owner`` has it."""
         ...
 
-    async def seize(self, name: str, owner: str, seconds: float) -> None:
-        """Take the lease from whoever has it, and set the cursor to the beginning of the log."""
-        ...
-
 
 class Save(Protocol):
     """What a `Handle` calls when its work is done."""

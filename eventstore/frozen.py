@@ -46,16 +46,17 @@ def _written_out(found: re.Match[bytes]) -> bytes:
     return (plain if "." in plain else f"{plain}.0").encode()
 
 
-def thaw(category: Category[S], data: bytes | str) -> S:
+def thaw(category: Category[S], data: bytes | str, *, lenient: bool = False) -> S:
     """The state that was frozen. Raises ValueError for anything but a state of just this shape: fold from nothing.
 
     Fields that are missing or too many refuse the snapshot, they are never filled in: a default would be a guess. (That
-    holds for the state itself; for what is inside its lists ``category.version`` answers.)
+    holds for the state itself; for what is inside its lists ``category.version`` answers.) But where the events are
+    gone a guess is better than nothing: ``lenient`` takes what an older release stored, as far as it goes.
     """
     try:
         found = orjson.loads(data)
         names: tuple[str, ...] = getattr(category.state, "__struct_fields__", ())
-        if not isinstance(found, dict) or found.keys() != set(names):
+        if not isinstance(found, dict) or (found.keys() != set(names) and not lenient):
             raise ValueError("other fields")
         return msgspec.convert(found, category.state)
     except (ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:

@@ -44,7 +44,6 @@ EVERY = 1.0
 CHUNK_BYTES = 4_000_000
 """Of states that are written by one statement."""
 REFOLD_PAUSE = 0.01
-REBUILD_LEASE = 30.0
 
 Categories = Mapping[str, Category[Any]]
 Clock = Callable[[], float]
@@ -67,24 +66,6 @@ def projector(
         return Projector(store, rows, cursor, every=every, categories=categories, clock=clock).handle
 
     return Follower(store, cursors, NAME, begin, owner=owner, rhythm=rhythm, clock=clock)
-
-
-async def rebuild(cursors: Cursors, rows: Projection, owner: str) -> int:
-    """Throw all snapshots away that can be made anew, and let the projector begin at the beginning. How many went.
-
-    The projectors that run are shut out meanwhile and go on afterwards. If this is cut off, they go on with what is
-    left: do it again then. Until they are at the end, filtered lists are short; what they show is right. Raises
-    Unavailable.
-    """
-    await cursors.seize(NAME, owner, REBUILD_LEASE)
-    removed = 0
-    try:
-        async for some in rows.clear():
-            removed += some
-            await cursors.claim(NAME, owner, REBUILD_LEASE)
-    finally:
-        await cursors.release(NAME, owner)
-    return removed
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
-from eventstore.archive import Archived
+from eventstore.archive import Archived, Tail
 from eventstore.categories import BY_NAME
 from eventstore.errors import CannotStart, Invalid
 from eventstore.fold import At
@@ -301,14 +301,22 @@ class _Burial:
 
 
 async def _all_events(connection: Connection, part: int) -> AsyncIterator[Archived]:
-    """Raises Invalid when there are fewer than there should be."""
+    """Raises Invalid when there are fewer than there should be, or others than were written: no import takes those."""
+    tail: Tail | None = None
+    of: Place | None = None
     async for page in whole.places_of(connection, part):
         # The floor may have been set by a run that was stopped; the events are still there.
         complete = [replace(place, floor=0) for place in page]
         missing = sum(place.count for place in complete)
-        async for _, events in whole.events(connection, complete):
+        async for place, events in whole.events(connection, complete):
             missing -= len(events)
+            if tail is None or place is not of:
+                tail, of = Tail(place.stream), place
             for archived in events:
+                try:
+                    tail.take(archived)
+                except ValueError as error:
+                    raise Invalid(f"{place.stream}: {error}; {LOOK}") from error
                 yield archived
         if missing:
             raise Invalid(f"{missing} events are missing between {page[0].stream} and {page[-1].stream}; {LOOK}")

@@ -10,7 +10,7 @@ anything. Only where events have left the log (retention) a snapshot is the last
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -142,8 +142,4 @@ class Projection(Protocol):
     async def outdated(self, category: str, fold: int, after: tuple[int, int], limit: int) -> Outdated:
         """Snapshots made by a fold below ``fold``, ``limit`` at most, and only of streams that have all their events.
         ``after``: (0, 0) to begin with, then `Outdated.last`."""
-        ...
-
-    def clear(self) -> AsyncIterator[int]:
-        """Remove the snapshots whose streams can be folded anew, bit by bit; yields how many each bit removed."""
         ...

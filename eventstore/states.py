@@ -58,6 +58,7 @@ class States:
         self._snapshots = snapshots
         self._categories = categories
         self._kept = Cache(keep_bytes)
+        self._looking_back = asyncio.Semaphore(1)
 
     async def at(self, stream: StreamId, version: int | None = None) -> At[Any]:
         """The state at the end of the log (version 0: no such stream), or as of ``version``, 1 and up.
@@ -65,20 +66,30 @@ class States:
         Raises Unavailable; for a given version NotFound (the stream has not come so far) and Gone (its events have left
         the log, and no snapshot is that old).
         """
-        until = LAST if version is None else min(version, LAST)
-        kept = self._kept.get(stream)
-        if kept is not None and kept.version > until:
-            kept = None
-        at, head, grown = await self._fold(stream, kept, until)
-        if at is None and kept is not None:  # what is between it and the log has left the log
-            at, head, grown = await self._fold(stream, None, until)
-        if at is None:
-            raise await self._gone(stream, version)
-        if version is not None and at.version < version:
+        if version is None:
+            return await self._until(stream, LAST)
+        # Far back there is no snapshot, and it takes as long as the stream is: one at a time does not stop the others.
+        async with self._looking_back:
+            at = await self._until(stream, min(version, LAST))
+        if at.version < version:
+            head = (await self._store.heads([stream])).get(stream, 0)
             raise NotFound(
                 f"{stream} has come to version {head}, not to {version}" if head else f"{stream} has no events yet",
                 fix=f"Ask for a version from 1 to {head}." if head else "Check the id, or start the run.",
             )
+        return at
+
+    async def _until(self, stream: StreamId, until: int) -> At[Any]:
+        kept = self._kept.get(stream)
+        if kept is not None and kept.version > until:
+            kept = None
+        at, grown = await self._fold(stream, kept, until)
+        if at is None and kept is not None:
+            # What is between it and the log has left the log; or it is of another log: a backup was restored under us.
+            self._kept.drop(stream)
+            at, grown = await self._fold(stream, None, until)
+        if at is None:
+            raise await self._gone(stream, until)
         if at.version:
             self._kept.put(stream, self._categories[stream.category], at, grown)
         return at
@@ -118,22 +129,24 @@ class States:
         runs = [(stream, at) for stream, at in found.items() if at is not None and self._meets(query, at)]
         return Found(runs, lines[-1].stream if len(lines) == query.limit else None)
 
-    async def _fold(self, stream: StreamId, since: At[Any] | None, until: int) -> tuple[At[Any] | None, int, int]:
-        """(the state at ``until`` or at the end, the stream's head, bytes folded in). No state: events are missing."""
+    async def _fold(self, stream: StreamId, since: At[Any] | None, until: int) -> tuple[At[Any] | None, int]:
+        """(the state at ``until`` or at the end, bytes folded in). No state: ``since`` does not fit the log."""
         category = self._categories[stream.category]
         at = since or At(category.fold.initial, 0)
         grown = 0
         reading = await self._read(stream, category.version, at.version, until)
         page = reading.events
+        if reading.head < at.version:
+            return None, 0
         if reading.snapshot is not None:
-            thawed = thawn(category, reading.snapshot)
+            thawed = thawn(category, reading.snapshot, lenient=reading.floor > 0)
             if thawed is None:  # a snapshot that cannot be read: as if there were none
                 page = await self._store.read(stream, at.version, _limit(at, until))
             else:
                 at, grown = thawed, len(reading.snapshot.data)
         while page:
             if page[0].version != at.version + 1:
-                return None, reading.head, 0
+                return None, 0
             limit = _limit(at, until)
             at = await folded_in_turns(category, page, at)
             grown += sum(len(event.json) for event in page)
@@ -141,8 +154,8 @@ class States:
                 break
             page = await self._store.read(stream, at.version, _limit(at, until))
         if at.version < min(reading.head, until):
-            return None, reading.head, 0
-        return at, max(reading.head, at.version), grown
+            return None, 0
+        return at, grown
 
     async def _read(self, stream: StreamId, fold: int, after: int, until: int) -> Reading:
         limit = min(PAGE, until - after)
@@ -151,14 +164,14 @@ class States:
         events = await self._store.read(stream, after, limit) if limit else []
         return Reading(None, events, 0, events[-1].version if events else after)
 
-    async def _gone(self, stream: StreamId, version: int | None) -> Gone:
+    async def _gone(self, stream: StreamId, until: int) -> Gone:
         reading = await self._read(stream, self._categories[stream.category].version, 0, LAST)
-        if version is None or reading.snapshot is None:
+        if until == LAST or reading.snapshot is None:
             return Gone(
                 f"the first {reading.floor} events of {stream} have left the log, and no snapshot of it was kept"
             )
         return Gone(
-            f"{stream} can be told from version {reading.snapshot.version} to {reading.head}, not as of {version}: "
+            f"{stream} can be told from version {reading.snapshot.version} to {reading.head}, not as of {until}: "
             f"its first {reading.floor} events have left the log"
         )
 
@@ -201,10 +214,10 @@ async def folded_in_turns(category: Category[Any], events: Sequence[Event], sinc
     return at
 
 
-def thawn(category: Category[Any], snapshot: Snapshot) -> At[Any] | None:
-    """The state of a snapshot; None if it is none of this category's."""
+def thawn(category: Category[Any], snapshot: Snapshot, *, lenient: bool = False) -> At[Any] | None:
+    """The state of a snapshot; None if it is none of this category's. lenient: see `thaw`."""
     try:
-        return At(thaw(category, snapshot.data), snapshot.version)
+        return At(thaw(category, snapshot.data, lenient=lenient), snapshot.version)
     except ValueError:
         return None
 

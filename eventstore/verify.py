@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import psycopg
 from psycopg import IsolationLevel
 
 from eventstore.archive import Archived, Tail
@@ -52,9 +53,10 @@ LOST_EVENT = """
 SELECT e.sid, e.version FROM events e
 WHERE NOT EXISTS (SELECT FROM streams s WHERE s.sid = e.sid AND s.part = e.part) LIMIT 1
 """
-LOST_STATE = (
-    "SELECT sid FROM states p WHERE NOT EXISTS (SELECT FROM streams s WHERE s.sid = p.sid) ORDER BY sid LIMIT 1"
-)
+LOST_STATE = """
+SELECT sid, version, fold FROM states p
+WHERE NOT EXISTS (SELECT FROM streams s WHERE s.sid = p.sid) ORDER BY sid LIMIT 1
+"""
 
 
 class Difference(NamedTuple):
@@ -76,17 +78,28 @@ class Report:
     """What was looked at.
 
     states    stored states that were compared.
-    unfolded  streams without a stored state, or with one of an older fold: nothing to compare.
+    missing   streams without a stored state. That is no difference: readers fold such a stream from its events.
+    unfolded  streams whose stored state another fold made, or of a kind that nobody knows: nothing to compare.
     gone      streams whose events have left the log; of them only the state is left.
+    mended    differences that are none any more. made: missing states that were stored.
+    moved     wrong states that somebody else wrote meanwhile: they were left alone, look again.
     """
 
     streams: int = 0
     events: int = 0
     states: int = 0
+    missing: int = 0
     unfolded: int = 0
     gone: int = 0
-    repaired: int = 0
+    mended: int = 0
+    made: int = 0
+    moved: int = 0
     differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def repaired(self) -> int:
+        """States that were made anew."""
+        return self.mended + self.made
 
 
 class Stored(NamedTuple):
@@ -111,19 +124,17 @@ def _nobody(events: int) -> None:
 async def verify(
     dsn: str, names: Sequence[StreamId] | None = None, *, repair: bool = False, told: Callable[[int], None] = _nobody
 ) -> Report:
-    """Check these streams; None: all there are, and the tables. repair: make wrong states anew. Raises NotFound,
-    Unavailable, CannotStart."""
+    """Check these streams; None: all there are, and the tables. repair: make wrong and missing states anew, as the
+    owner of the tables. Raises NotFound, Unavailable, CannotStart."""
     report = Report()
-    async with whole.connected(dsn) as connection, whole.connected(dsn) as writing:
+    async with whole.connected(dsn) as connection, whole.connected(dsn, owner=repair) as second:
+        writing = second if repair else None
         await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await connection.set_read_only(True)
         async for page in _pages(connection, names):
-            wrong = await _check_page(connection, page, report, told)
-            if repair:
-                for check in wrong:
-                    report.repaired += await _repair(writing, check)
+            await _check_page(connection, writing, page, report, told)
         if names is None:
-            report.differences += await _check_tables(connection, writing, report, repair=repair)
+            report.differences += await _check_tables(connection, writing, report)
     return report
 
 
@@ -140,10 +151,13 @@ async def _pages(connection: Connection, names: Sequence[StreamId] | None) -> As
 
 
 async def _check_page(
-    connection: Connection, page: Sequence[Place], report: Report, told: Callable[[int], None]
-) -> list[Check]:
-    """Check these streams as of one moment; the checks that found something."""
-    wrong: list[Check] = []
+    connection: Connection,
+    writing: Connection | None,
+    page: Sequence[Place],
+    report: Report,
+    told: Callable[[int], None],
+) -> None:
+    """Check these streams as of one moment; repair each at once, so that no more than one state is kept in memory."""
     async with connection.transaction():
         # The lock first, then the snapshot: a partition that gc detaches is in both or in neither. What the page said
         # is from before either.
@@ -155,28 +169,29 @@ async def _check_page(
         try:
             async for place, events in whole.events(connection, places):
                 if check is None or check.place is not place:
-                    _close(check, report, wrong)
+                    await _close(check, writing, report)
                     check = Check(place, stored.get(place.sid))
                 check.take(events)
                 report.events += len(events)
                 told(report.events)
-            _close(check, report, wrong)
+            await _close(check, writing, report)
         except Invalid as error:
             report.differences.append(Difference("", f"{error.detail}; the streams after it were not looked at"))
-    return wrong
 
 
-def _close(check: Check | None, report: Report, wrong: list[Check]) -> None:
+async def _close(check: Check | None, writing: Connection | None, report: Report) -> None:
     if check is None:
         return
     check.close()
     report.streams += 1
     report.gone += check.is_gone
     report.states += check.compared
-    report.unfolded += not check.compared
+    report.missing += check.is_missing
+    report.unfolded += not (check.compared or check.is_missing)
     if check.found is not None:
         report.differences.append(check.found)
-        wrong.append(check)
+    if writing is not None:
+        await _repair(writing, check, report)
 
 
 def _stored(row: Sequence[Any]) -> Stored:
@@ -196,7 +211,7 @@ class Check:
         self.category: Category[Any] | None = BY_NAME.get(place.stream.category)
         self.at: At[Any] | None = At(self.category.fold.initial, 0) if self.category else None
         self.last_at: datetime | None = None
-        self._stored = stored
+        self.stored = stored
         self._tail = Tail(place.stream)
         self._last = Position(-1, -1)
         if 0 < place.floor < place.version:
@@ -206,6 +221,11 @@ class Check:
     def is_gone(self) -> bool:
         """Its events have left the log (or are about to)."""
         return self.place.floor == self.place.version
+
+    @property
+    def is_missing(self) -> bool:
+        """No state is stored of it, and its events would make one."""
+        return self.stored is None and self.category is not None and not self.is_gone
 
     def take(self, page: Sequence[Archived]) -> None:
         """The next events."""
@@ -240,11 +260,11 @@ class Check:
             self._say(f"its row says that {self.place.version} is its last version, and {there} that is there")
         elif self._last.transaction > self.place.tx:
             self._say(f"its row says transaction {self.place.tx}, and its last event is of {self._last.transaction}")
-        elif self._stored and self._stored.version > self.place.version:
-            self._say(f"a state of version {self._stored.version} is stored, and there is none yet", folded=True)
+        elif self.stored and self.stored.version > self.place.version:
+            self._say(f"a state of version {self.stored.version} is stored, and there is none yet", folded=True)
 
     def _close_gone(self) -> None:
-        stored, category = self._stored, self.category
+        stored, category = self.stored, self.category
         if category is None:
             return
         if stored is None or stored.version != self.place.version:
@@ -261,11 +281,11 @@ class Check:
         if self.category is None or self.at is None or not events:
             return
         stop = len(events)
-        if self._stored and events[0].version <= self._stored.version <= events[-1].version:
-            stop = self._stored.version - events[0].version + 1
+        if self.stored and events[0].version <= self.stored.version <= events[-1].version:
+            stop = self.stored.version - events[0].version + 1
         self._go_on(self.category, self.at, events[:stop])
-        if self._stored and self.at.version == self._stored.version:
-            self._compare(self.category, self._stored)
+        if self.stored and self.at.version == self.stored.version:
+            self._compare(self.category, self.stored)
         if events[stop:]:
             self._go_on(self.category, self.at, events[stop:])
 
@@ -311,20 +331,30 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-async def _repair(writing: Connection, check: Check) -> bool:
-    """Throw a wrong state away and store the one that the events make."""
-    if check.found is None or not check.found.folded or check.category is None or check.at is None:
-        return False
-    assert check.last_at is not None
-    async with writing.transaction():
-        await forget(writing, check.place.sid)
-        await keep(writing, [projected(check.category, check.place.stream, check.at, check.last_at)])
-    return True
+async def _repair(writing: Connection, check: Check, report: Report) -> None:
+    """Store the state that the events make, if none is stored, or in place of a wrong one.
+
+    Never in place of one that was not looked at: the projector may have stored a newer one meanwhile, and it would not
+    store it again.
+    """
+    wrong = check.found is not None and check.found.folded
+    missing = check.found is None and check.is_missing
+    if not (wrong or missing) or check.category is None or check.at is None or check.last_at is None:
+        return
+    try:
+        row = projected(check.category, check.place.stream, check.at, check.last_at)
+        async with writing.transaction():
+            if check.stored is not None and not await forget(writing, *check.stored[:3]):
+                report.moved += 1
+                return
+            await keep(writing, [row])
+    except (ValueError, psycopg.DataError):
+        return  # what cannot be stored stays as it is, and is counted as that
+    report.mended += wrong
+    report.made += missing
 
 
-async def _check_tables(
-    connection: Connection, writing: Connection, report: Report, *, repair: bool
-) -> list[Difference]:
+async def _check_tables(connection: Connection, writing: Connection | None, report: Report) -> list[Difference]:
     """What no single stream shows."""
     found = []
     for name, guarded, unique in await fetch(connection, GUARDS):
@@ -337,9 +367,8 @@ async def _check_tables(
         lost = await fetch(connection, LOST_EVENT)
     for sid, version in lost:
         found.append(Difference("", f"version {version} of stream {sid} is there, and that stream is not"))
-    for (sid,) in await fetch(connection, LOST_STATE):
+    for sid, version, fold in await fetch(connection, LOST_STATE):
         found.append(Difference("", f"a state of stream {sid} is stored, and that stream is not there", True))
-        if repair:
-            await forget(writing, sid)
-            report.repaired += 1
+        if writing is not None:
+            report.mended += await forget(writing, sid, version, fold)
     return found

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "export": ("foldstream.commands.export", "write runs as text, byte-exact"),
     "import": ("foldstream.commands.import_", "read what export wrote, checked"),
     "verify": ("foldstream.commands.verify", "is the log, and what is folded from it, as it was written?"),
+    "dsn": ("foldstream.commands.dsn", "how programs that speak SQL reach the database"),
     "gc": ("foldstream.commands.gc", "new partitions in time, and retention; for cron"),
     "token": ("foldstream.commands.token", "sign a token for a run, or for all of them"),
 }

@@ -34,6 +34,8 @@ from eventstore.stores.whole import connected
 
 BATCH = 5000
 """Events whose streams are looked up together."""
+BATCH_BYTES = 8_000_000
+"""Of data, after which a batch ends."""
 
 COPY_EVENTS = """
 COPY events (sid, at, version, part, schema, type, key, request_id, traceparent, hash, data) FROM STDIN (FORMAT BINARY)
@@ -125,7 +127,7 @@ async def _load(
         # that is nearly twice as fast.
         writing = asyncio.create_task(copy.write(b""))
         try:
-            while batch := await asyncio.to_thread(list, islice(rest, BATCH)):
+            while batch := await asyncio.to_thread(_batch, rest):
                 # In the order in which they come: their numbers are the order of lists.
                 names = dict.fromkeys(archived.event.stream for archived in batch)
                 await _look_up(asking, coming, [name for name in names if name not in coming])
@@ -145,6 +147,17 @@ async def _load(
         for some in _some(new.items()):
             await copy.write(b"".join(_stream_row(*one, tx, part, now, seal=seal) for one in some))
     return Loaded(len(new), copied, len(coming) - len(new))
+
+
+def _batch(rest: Iterator[Archived]) -> list[Archived]:
+    batch: list[Archived] = []
+    size = 0
+    for archived in islice(rest, BATCH):
+        batch.append(archived)
+        size += len(archived.event.json)
+        if size >= BATCH_BYTES:
+            break
+    return batch
 
 
 @asynccontextmanager

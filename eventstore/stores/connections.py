@@ -198,7 +198,8 @@ def translate(error: psycopg.Error, consequence: str = "") -> FoldstreamError:
     """What to tell the caller about an error of the database that left nothing recorded."""
     words = first_line(error)
     too_much = (error.sqlstate or "").startswith("54")  # program limits: too deep, too long for an index ...
-    if isinstance(error, (psycopg.DataError, psycopg.IntegrityError)) or too_much:
+    by_hand = isinstance(error, psycopg.errors.RaiseException)  # a check of somebody's own making
+    if isinstance(error, (psycopg.DataError, psycopg.IntegrityError)) or too_much or by_hand:
         return Invalid(f"the database refused the data: {words}")
     if isinstance(error, psycopg.errors.DiskFull):
         return Unavailable(f"the disk of Postgres is full: {words}{consequence}", fix=FREE_SPACE)

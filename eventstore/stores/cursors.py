@@ -6,13 +6,12 @@ from typing import Any
 
 import psycopg
 
-from eventstore.errors import Unavailable
 from eventstore.event import Position
 from eventstore.follower import Held, Superseded
 from eventstore.store import Also
 from eventstore.stores.connections import Connections, fetch, translate
 
-MAKE = "INSERT INTO followers (name) VALUES (%s) ON CONFLICT DO NOTHING"
+MAKE = "INSERT INTO followers (name) VALUES (%s) ON CONFLICT DO NOTHING RETURNING true"
 
 # Where somebody else holds the lease this reads one row and writes nothing.
 CLAIM = """
@@ -36,28 +35,20 @@ RETURNING true
 
 RELEASE = "UPDATE followers SET owner = '', leased_to = '-infinity' WHERE name = %s AND owner = %s"
 
-SEIZE = """
-INSERT INTO followers (name, owner, leased_to)
-VALUES (%(name)s, %(owner)s, clock_timestamp() + make_interval(secs => %(seconds)s))
-ON CONFLICT (name) DO UPDATE
-SET owner = excluded.owner, leased_to = excluded.leased_to, tx = '0', position = 0, moved_at = clock_timestamp()
-RETURNING true
-"""
-
 
 class PostgresCursors:
     """`Cursors` over ``connections``."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._made: set[str] = set()
 
     async def claim(self, name: str, owner: str, seconds: float) -> Held | None:
         """See `Cursors.claim`."""
-        if name not in self._made:
-            await self._run(MAKE, (name,))
-            self._made.add(name)
-        rows = await self._connections.fetch(CLAIM, {"name": name, "owner": owner, "seconds": float(seconds)})
+        asked = {"name": name, "owner": owner, "seconds": float(seconds)}
+        rows = await self._connections.fetch(CLAIM, asked)
+        # Somebody else holds it; or there is no row yet, or no more.
+        if not rows and await self._connections.fetch(MAKE, (name,)):
+            rows = await self._connections.fetch(CLAIM, asked)
         return Held(Position(*rows[0][:2]), Position(*rows[0][2:])) if rows else None
 
     async def save(
@@ -81,11 +72,6 @@ class PostgresCursors:
     async def release(self, name: str, owner: str) -> None:
         """See `Cursors.release`."""
         await self._run(RELEASE, (name, owner))
-
-    async def seize(self, name: str, owner: str, seconds: float) -> None:
-        """See `Cursors.seize`."""
-        if not await self._connections.fetch(SEIZE, {"name": name, "owner": owner, "seconds": float(seconds)}):
-            raise Unavailable(f"the lease of {name} could not be taken")
 
     async def _run(self, sql: str, params: tuple[str, ...]) -> None:
         async with self._connections.take() as connection:

@@ -158,8 +158,11 @@ class Line:
                 result = pg.get_result()
                 if result is None:
                     is_complete = True
+                elif result.status not in _GOOD:
+                    # The commit comes after the rows: an error now, of a deferred check say, takes them back.
+                    self._answer = error_from_result(result)
                 elif self._answer is None:
-                    self._answer = result if result.status in _GOOD else error_from_result(result)
+                    self._answer = result
         except psycopg.Error as error:
             self._shut(str(error))
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -65,11 +65,6 @@ class MemoryCursors:
             if row.owner == owner:
                 row.owner, row.leased_to = "", NEVER
 
-    async def seize(self, name: str, owner: str, seconds: float) -> None:
-        """See `Cursors.seize`."""
-        async with self._locks[name]:
-            self._rows[name] = _Follower(START, owner, self._now() + timedelta(seconds=seconds))
-
 
 class MemorySnapshots:
     """`Snapshots` and `Projection` of ``store``, which keeps every event: no stream has a floor."""
@@ -125,13 +120,6 @@ class MemorySnapshots:
             if stream.category == category and row.snapshot.fold < fold and (row.snapshot.fold, number) > after
         )[:limit]
         return Outdated([stream for _, _, stream in found], found[-1][:2] if len(found) == limit else None)
-
-    async def clear(self) -> AsyncIterator[int]:
-        """See `Projection.clear`."""
-        await asyncio.sleep(0)
-        removed = len(self._rows)
-        self._rows.clear()
-        yield removed
 
 
 def _meets(query: Query, row: Projected, born_at: datetime) -> bool:

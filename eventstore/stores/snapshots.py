@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -12,9 +12,6 @@ from eventstore.snapshots import LAST, NEAR, Line, Outdated, Projected, Query, R
 from eventstore.store import PAGE
 from eventstore.stores import statements
 from eventstore.stores.connections import Connection, Connections, fetch, translate
-
-CLEARED = 10_000
-"""Rows that one statement looks at, of those that are removed."""
 
 # One statement, so snapshot, events and head are of one moment. The state stands beside the first event only.
 LATEST = """
@@ -42,14 +39,16 @@ ORDER BY e.version
 NEWEST = """
 SELECT s.id, s.version, p.version, p.fold, p.state::text
 FROM (
-    SELECT sid, id, version FROM streams
+    SELECT sid, id, version, created_at FROM streams
     WHERE category >= %(category)s AND category <= %(category)s AND version > 0 {before}
-    ORDER BY category, sid DESC LIMIT %(limit)s
+    ORDER BY category, created_at DESC, sid DESC LIMIT %(limit)s
 ) s
 LEFT JOIN LATERAL (SELECT version, fold, state FROM states p WHERE p.sid = s.sid OFFSET 0) p ON true
-ORDER BY s.sid DESC
+ORDER BY s.created_at DESC, s.sid DESC
 """
-NEWEST_BEFORE = "AND sid < (SELECT sid FROM streams WHERE category = %(category)s AND id = %(before)s)"
+NEWEST_BEFORE = """AND (created_at, sid) < (
+        (SELECT created_at FROM streams WHERE category = %(category)s AND id = %(before)s),
+        (SELECT sid FROM streams WHERE category = %(category)s AND id = %(before)s))"""
 
 # Which conditions there are makes another statement, so that each gets the plan of its index.
 FILTERED = """
@@ -91,7 +90,7 @@ WHERE states.fold < excluded.fold OR states.version < excluded.version
 RETURNING true
 """
 
-FORGET = "DELETE FROM states WHERE sid = %s"
+FORGET = "DELETE FROM states WHERE sid = %s AND version = %s AND fold = %s RETURNING true"
 
 OUTDATED = """
 SELECT p.fold, p.sid, CASE WHEN s.floor = 0 THEN s.id END
@@ -102,16 +101,6 @@ FROM (
 ) p
 CROSS JOIN LATERAL (SELECT id, floor FROM streams s WHERE s.sid = p.sid OFFSET 0) s
 ORDER BY p.fold, p.sid
-"""
-
-CLEAR = """
-WITH looked AS MATERIALIZED (SELECT sid FROM states WHERE sid > %(after)s::bigint ORDER BY sid LIMIT %(limit)s),
-gone AS (
-    DELETE FROM states p
-    WHERE p.sid IN (SELECT sid FROM looked) AND EXISTS (SELECT FROM streams s WHERE s.sid = p.sid AND s.floor = 0)
-    RETURNING 1
-)
-SELECT (SELECT max(sid) FROM looked), (SELECT count(*) FROM gone)
 """
 
 
@@ -169,17 +158,6 @@ class PostgresSnapshots:
         streams = [StreamId(category, id_.decode()) for _, _, id_ in rows if id_ is not None]
         return Outdated(streams, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None)
 
-    async def clear(self) -> AsyncIterator[int]:
-        """See `Projection.clear`."""
-        last = 0
-        while last is not None:
-            async with self._connections.take() as connection:
-                try:
-                    [(last, removed)] = await fetch(connection, CLEAR, {"after": last, "limit": CLEARED})
-                except psycopg.Error as error:
-                    raise translate(error) from error
-            yield removed
-
 
 async def keep(connection: Connection, rows: Sequence[Projected]) -> None:
     """See `Projection.write`; for those who have a connection of their own."""
@@ -198,9 +176,9 @@ async def keep(connection: Connection, rows: Sequence[Projected]) -> None:
     await fetch(connection, WRITE, arguments)
 
 
-async def forget(connection: Connection, sid: int) -> None:
-    """Throw the snapshot of a stream away."""
-    await connection.execute(FORGET, (sid,))
+async def forget(connection: Connection, sid: int, version: int, fold: int) -> bool:
+    """Throw the snapshot of a stream away, if it is still this one."""
+    return bool(await fetch(connection, FORGET, (sid, version, fold)))
 
 
 def _names(streams: Sequence[StreamId]) -> tuple[list[str], list[str]]:

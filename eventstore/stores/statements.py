@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from eventstore.admit import Draft
 from eventstore.errors import Conflict, FoldstreamError, KeyReused, Sealed
@@ -76,9 +76,10 @@ CROSS JOIN LATERAL (
 RECENT = """
 SELECT id, version, created_at FROM streams
 WHERE category = %(category)s AND version > 0
-  AND sid < CASE WHEN %(before)s::text IS NULL THEN 9223372036854775807
-                 ELSE (SELECT sid FROM streams WHERE category = %(category)s AND id = %(before)s) END
-ORDER BY sid DESC LIMIT %(limit)s
+  AND (%(before)s::text IS NULL OR (created_at, sid) < (
+      (SELECT created_at FROM streams WHERE category = %(category)s AND id = %(before)s),
+      (SELECT sid FROM streams WHERE category = %(category)s AND id = %(before)s)))
+ORDER BY created_at DESC, sid DESC LIMIT %(limit)s
 """
 
 SEAL = "SELECT seal_stream(%b, %b)"
@@ -123,7 +124,7 @@ def append_arguments(groups: Sequence[Group]) -> tuple[list[Any], ...]:
         [number for number, _ in each],
         [group.stream.category for _, group in each],
         [group.stream.id for _, group in each],
-        [group.expected for _, group in each],
+        [_version(group.expected) for _, group in each],
         [draft.type for draft in drafts],
         [draft.json.decode() for draft in drafts],
         [draft.key for draft in drafts],
@@ -166,12 +167,21 @@ def places(groups: Sequence[Group]) -> Places:
     return Places(streams, counts, of, offsets, sorted(range(len(of)), key=of.__getitem__))
 
 
+@overload
+def _version(expected: int) -> int: ...
+@overload
+def _version(expected: None) -> None: ...
+def _version(expected: int | None) -> int | None:
+    """What the database compares with: no stream comes as far as its integers do, so all beyond is one conflict."""
+    return None if expected is None else max(-1, min(expected, 2**31 - 1))
+
+
 def append_new_arguments(groups: Sequence[Group], at: Places, *, unsure: bool) -> tuple[bytes | None, ...]:
     """The parameters of APPEND_NEW, in binary. unsure: some of the streams may not exist yet."""
     given = [draft for group in groups for draft in group.drafts]
     order = at.order
     drafts = [given[number] for number in order]
-    expected = {group.stream: group.expected for group in groups if group.expected is not None}
+    expected = {group.stream: _version(group.expected) for group in groups if group.expected is not None}
     schemas = [draft.schema for draft in drafts]
     return (
         texts([stream.category.encode() for stream in at.streams]),
@@ -198,7 +208,7 @@ def append_one_arguments(group: Group) -> tuple[bytes | None, ...]:
     return (
         group.stream.category.encode(),
         group.stream.id.encode(),
-        None if group.expected is None else _INT(group.expected),
+        None if group.expected is None else _INT(_version(group.expected)),
         draft.type.encode(),
         draft.json,
         None if key is None else key.encode(),

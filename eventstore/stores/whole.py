@@ -1,7 +1,7 @@
 """whole: streams from their first event to their last, for whoever copies, checks or buries them.
 
-Flat in memory: a stream is read in pages of some thousand events, small streams many in one page. In order of their
-names, which is the same order in every copy of a log.
+Flat in memory: a stream is read in pages of some thousand events and some megabytes, small streams many in one page. In
+order of their names, which is the same order in every copy of a log.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from eventstore.archive import Archived
 from eventstore.errors import CannotStart, Invalid, Unavailable
 from eventstore.event import StreamId
 from eventstore.stores.connections import Connection, fetch, first_line, translate
-from eventstore.stores.statements import IS_READY, event_of, utc
+from eventstore.stores.statements import EPOCH, IS_READY, event_of, utc
 
 PAGE_STREAMS = 1000
 PAGE_EVENTS = 5000
+PAGE_BYTES = 8_000_000
+"""Of data, after which a page ends."""
 
 # Look-ups by index, as in the store (see connections.py); whoever reads everything must not wait for a JIT either.
 SETTINGS = """
@@ -48,17 +50,24 @@ OF_PART = f"{_PLACE} WHERE part = %s AND version > 0 AND sid > %s ORDER BY sid L
 _COLUMNS = """
 e.version, e.tx::text::bigint, e.position, e.type, e.data, e.at, e.request_id, e.traceparent, e.schema, e.key, e.hash
 """
+# An event belongs to a page if what stands before it is small enough (its length is known without reading it).
+_BEFORE = "sum(octet_length(e.data)) OVER (ORDER BY {} ROWS UNBOUNDED PRECEDING) - octet_length(e.data) AS before"
 ONE = f"""
-SELECT {_COLUMNS} FROM events e WHERE e.part = %s AND e.sid = %s AND e.version > %s ORDER BY e.version LIMIT %s
+SELECT {_COLUMNS} FROM (
+    SELECT *, {_BEFORE.format("e.version")} FROM (
+        SELECT * FROM events e WHERE e.part = %s AND e.sid = %s AND e.version > %s ORDER BY e.version LIMIT %s
+    ) e
+) e WHERE e.before < {PAGE_BYTES} ORDER BY e.version
 """  # noqa: S608
 # One more than the stream should have: that it has more is seen, however many more.
 MANY = f"""
-SELECT {_COLUMNS}, u.ord
-FROM unnest(%s::int[], %s::bigint[], %s::int[]) WITH ORDINALITY u (part, sid, count, ord)
-CROSS JOIN LATERAL (
-    SELECT * FROM events e WHERE e.part = u.part AND e.sid = u.sid ORDER BY e.version LIMIT u.count + 1
-) e
-ORDER BY u.ord, e.version
+SELECT {_COLUMNS}, e.ord FROM (
+    SELECT e.*, u.ord, {_BEFORE.format("u.ord, e.version")}
+    FROM unnest(%s::int[], %s::bigint[], %s::int[]) WITH ORDINALITY u (part, sid, count, ord)
+    CROSS JOIN LATERAL (
+        SELECT * FROM events e WHERE e.part = u.part AND e.sid = u.sid ORDER BY e.version LIMIT u.count + 1
+    ) e
+) e WHERE e.before < {PAGE_BYTES} ORDER BY e.ord, e.version
 """  # noqa: S608
 
 
@@ -103,6 +112,11 @@ async def connected(dsn: str, *, owner: bool = False, name: str = "foldstream") 
             yield connection
         except psycopg.Error as error:
             raise translate(error) from error
+
+
+async def epoch(connection: Connection) -> str:
+    """The life of this log (see `Index.epoch`)."""
+    return str((await fetch(connection, EPOCH))[0][0].decode())
 
 
 async def places(connection: Connection, category: str | None = None) -> AsyncIterator[list[Place]]:
@@ -152,27 +166,38 @@ async def events(connection: Connection, found: Sequence[Place]) -> AsyncIterato
     (in a snapshot: by what the stream's row does not know of). Raises Invalid for an event that cannot be read.
     """
     for batch in _batches(found):
-        if len(batch) == 1:
-            async for page in _of_one(connection, batch[0]):
-                yield batch[0], page
-            continue
-        asked = ([p.part for p in batch], [p.sid for p in batch], [p.count for p in batch])
-        pages: list[list[Archived]] = [[] for _ in batch]
-        for row in await _fetch(connection, MANY, asked, batch):
-            pages[row[-1] - 1].append(_archived(batch[row[-1] - 1], row))
-        for place, page in zip(batch, pages, strict=True):
-            yield place, page
+        left = batch
+        while len(left) > 1:
+            asked = ([p.part for p in left], [p.sid for p in left], [p.count for p in left])
+            pages: list[list[Archived]] = [[] for _ in left]
+            size = last = 0
+            for row in await _fetch(connection, MANY, asked, left):
+                last = row[-1] - 1
+                pages[last].append(_archived(left[last], row))
+                size += len(pages[last][-1].event.json)
+            complete = last if size >= PAGE_BYTES else len(left)
+            for place, page in zip(left[:complete], pages, strict=False):
+                yield place, page
+            for place in left[complete : complete + 1]:  # in the middle of it the page was full
+                yield place, pages[complete]
+                async for page in _of_one(connection, place, pages[complete][-1].event.version):
+                    yield place, page
+            left = left[complete + 1 :]
+        for place in left:
+            async for page in _of_one(connection, place):
+                yield place, page
 
 
-async def _of_one(connection: Connection, place: Place) -> AsyncIterator[list[Archived]]:
-    after = 0
+async def _of_one(connection: Connection, place: Place, after: int = 0) -> AsyncIterator[list[Archived]]:
+    """Its events behind this version. One empty page, if that is 0 and there are none."""
     while True:
         rows = await _fetch(connection, ONE, (place.part, place.sid, after, PAGE_EVENTS), [place], after)
-        if rows or not after:
-            yield [_archived(place, row) for row in rows]
-        if len(rows) < PAGE_EVENTS:
+        page = [_archived(place, row) for row in rows]
+        if page or not after:
+            yield page
+        if len(page) < PAGE_EVENTS and sum(len(archived.event.json) for archived in page) < PAGE_BYTES:
             return
-        after = rows[-1][0]
+        after = page[-1].event.version
 
 
 async def _fetch(

@@ -221,8 +221,10 @@ class Writer:
         self._lonely = len(groups) == 1
         try:
             begun = self._begin is not None and self._begin(groups, partial(self._heard, groups))
-        except Exception as bug:  # noqa: BLE001 - boundary: one write; _settle logs it and tells its callers
-            asyncio.get_running_loop().call_soon(self._heard, groups, bug)
+        except Exception:  # boundary: one write; nothing was sent, and one of many may be to blame
+            log.exception("%d appends could not be written down for the database", len(groups))
+            refused = Refused(Unavailable("the append could not be sent; nothing was recorded"))
+            asyncio.get_running_loop().call_soon(self._heard, groups, refused)
             return
         if not begun:
             self._start(self._write_batch(groups))

@@ -1,16 +1,20 @@
 """database: the one that a command works on, without a server between, and a bar while it takes its time.
 
 DATABASE_URL, or the embedded Postgres of the data folder: the one that `foldstream dev` runs at this moment, else one
-that is started for as long as the command takes.
+that is started for as long as the command takes. Commands that run at the same time share one: each holds a lock with
+the others, and who started the server stops it when he is alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import psycopg
 from rich.console import Console
@@ -26,6 +30,9 @@ from foldstream.commands.talk import is_terminal
 from foldstream.logs import set_up_logs
 from foldstream.services import local_services, run_postgres
 from foldstream.settings import Settings, read
+
+PATIENCE = 20.0
+"""Seconds to wait for another command that is just starting, or stopping, the server."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +52,35 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url:
         yield settings.database_url
         return
-    running = run_postgres.running_url(settings.data_dir)
-    if running:
-        yield running
-        return
     if not any(settings.data_dir.glob("pg*")):
         raise CannotStart(
             f"there is no database in {settings.data_dir}",
-            fix="Set DATABASE_URL, or name the folder of `foldstream dev` with --data-dir.",
+            fix="Set DATABASE_URL, or --data-dir to the folder of `foldstream dev`; `foldstream migrate` makes one.",
         )
-    with local_services(settings.data_dir, redis_url="unix:///unused") as services:
-        yield services.database_url
+    with open(settings.data_dir / "commands.lock", "a") as gate, ExitStack() as stack:
+        fcntl.flock(gate, fcntl.LOCK_SH)
+        yield _running(settings.data_dir) or _started(settings.data_dir, gate, stack)
+
+
+def _running(data_dir: Path) -> str | None:
+    return run_postgres.running_url(data_dir)
+
+
+def _started(data_dir: Path, gate: TextIO, stack: ExitStack) -> str:
+    """The URL of a server of our own; or of another command's that was faster, which then waits for us at its end."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            services = stack.enter_context(local_services(data_dir, redis_url="unix:///unused"))
+        except CannotStart as error:
+            if "another foldstream" not in error.detail or time.monotonic() > until:
+                raise
+            found = _running(data_dir)
+            if found:
+                return found
+            continue
+        stack.callback(fcntl.flock, gate, fcntl.LOCK_EX)
+        return services.database_url
 
 
 async def streams(connection: Connection, runs: Sequence[str]) -> list[StreamId]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+import filecmp
 import gzip
 import os
 import sys
@@ -17,7 +19,7 @@ import orjson
 from eventstore import archive
 from eventstore.archive import Archived
 from eventstore.categories import BY_NAME
-from eventstore.errors import CannotStart, NotFound, Unavailable
+from eventstore.errors import CannotStart, Invalid, NotFound, Unavailable
 from eventstore.stores import whole
 from eventstore.stores.connections import Connection
 from eventstore.stores.whole import Place
@@ -103,8 +105,11 @@ def write(file: BinaryIO, found: Sequence[Archived]) -> int:
 
 
 @contextmanager
-def output(path: Path | None) -> Iterator[BinaryIO]:
-    """A file that has its name only when it is complete and on the disk; stdout without one. Raises CannotStart."""
+def output(path: Path | None, *, once: bool = False) -> Iterator[BinaryIO]:
+    """A file that has its name only when it is complete and on the disk; stdout without one. Raises CannotStart.
+
+    once: a file that is there already stays. Raises Invalid if it is another one.
+    """
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -120,10 +125,25 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
                 yield raw
             raw.flush()
             os.fsync(raw.fileno())
+        if once and path.exists() and not filecmp.cmp(part, path, shallow=False):
+            raise Invalid(f"{path} is there already and holds something else: move it away")
         part.replace(path)
+        flush(path.parent)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) or error.filename not in (str(part), None):
+        if isinstance(error, BrokenPipeError) or error.filename not in (str(part), str(path.parent), None):
             raise
         raise CannotStart(f"cannot write {path}: {error.strerror}", fix="Choose another --out.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(folder: Path) -> None:
+    """Bring the names in it onto the disk: a file that is there may lose its name in a crash of the machine."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.EINVAL):  # some file systems know of no such thing
+            raise
+    finally:
+        os.close(opened)

@@ -17,12 +17,11 @@ import orjson
 from eventstore.archive import Archived
 from eventstore.errors import CannotStart
 from eventstore.retention import Policy, Report, gc
+from eventstore.stores import whole
 from foldstream.commands import database
-from foldstream.commands.export import output, write
+from foldstream.commands.export import flush, output, write
 from foldstream.commands.talk import Exit, put, say
 from foldstream.settings import Settings
-
-CHUNK = 1000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +42,25 @@ def run(args: argparse.Namespace) -> int:
     folder: Path | None = args.export
     if folder is not None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir() and not args.dry_run:
+                folder.mkdir(parents=True)
+                flush(folder.parent)
         except OSError as error:
             raise CannotStart(f"cannot make {folder}: {error.strerror}", fix="Choose another --export.") from error
     with database.database(settings) as url:
-        shelf = Folder(folder) if folder is not None else None
-        report = asyncio.run(gc(url, policy, dry_run=args.dry_run, shelf=shelf))
+        report = asyncio.run(_gc(url, policy, folder, dry_run=args.dry_run))
     put(orjson.dumps(as_json(report)).decode() if args.json else summary(report, policy, dry_run=args.dry_run))
     if report.failed:
         say("Not everything is done. Run foldstream gc again; it goes on where it stopped.")
     return Exit.FAILED if report.failed else Exit.OK
+
+
+async def _gc(url: str, policy: Policy, folder: Path | None, *, dry_run: bool) -> Report:
+    shelf = None
+    if folder is not None:
+        async with whole.connected(url) as connection:
+            shelf = Folder(folder, await whole.epoch(connection))
+    return await gc(url, policy, dry_run=dry_run, shelf=shelf)
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -62,28 +70,23 @@ def policy_of(settings: Settings) -> Policy:
 
 
 class Folder:
-    """A `Shelf`: a file for each partition."""
+    """A `Shelf`: a file for each partition. The log's epoch is in its name: other logs have partitions 1, 2, 3, too."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, epoch: str) -> None:
+        self._folder, self._log = folder, epoch[:8]
 
     def has(self, part: int) -> bool:
         """Its file is there, and so it is complete."""
         return self._path(part).exists()
 
     async def put(self, part: int, events: AsyncIterator[Archived]) -> None:
-        """Write its file."""
-        with output(self._path(part)) as file:
-            chunk = []
+        """Write its file. Raises Invalid if there is one that holds something else."""
+        with output(self._path(part), once=True) as file:
             async for archived in events:
-                chunk.append(archived)
-                if len(chunk) == CHUNK:
-                    write(file, chunk)
-                    chunk = []
-            write(file, chunk)
+                write(file, [archived])
 
     def _path(self, part: int) -> Path:
-        return self._folder / f"events_{part}.ndjson.gz"
+        return self._folder / f"events_{part}.{self._log}.ndjson.gz"
 
 
 def as_json(report: Report) -> dict[str, object]:

@@ -23,6 +23,9 @@ from eventstore.stores.bulk import load
 from foldstream.commands import database
 from foldstream.commands.talk import Exit, put
 
+MOST = 1 << 24
+"""Bytes of a line: more than an event of the largest MAX_EVENT_BYTES needs."""
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to read."""
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def input_(name: str) -> Iterator[tuple[Iterator[bytes], int | None, Callable[[], int]]]:
     """The lines of a file, its size, and how far it is read, in bytes. Raises CannotStart."""
     if name == "-":
-        yield iter(sys.stdin.buffer), None, lambda: 0
+        yield _lines(sys.stdin.buffer), None, lambda: 0
         return
     path = Path(name)
     try:
@@ -62,13 +65,25 @@ def input_(name: str) -> Iterator[tuple[Iterator[bytes], int | None, Callable[[]
     except OSError as error:
         raise CannotStart(f"cannot read {name}: {error.strerror}", fix="Check the name; - is stdin.") from error
     with raw:
-        yield (_unpacked(raw) if path.suffix == ".gz" else iter(raw)), size, raw.tell
+        yield (_unpacked(raw) if path.suffix == ".gz" else _lines(raw)), size, raw.tell
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    number = 0
+    while line := file.readline(MOST + 1):
+        number += 1
+        if len(line) > MOST:
+            raise Invalid(
+                f"line {number} is longer than {MOST:,} bytes, and no event is",
+                fix="Nothing was imported. Take the file as it was exported.",
+            )
+        yield line
 
 
 def _unpacked(raw: BinaryIO) -> Iterator[bytes]:
     try:
         with gzip.GzipFile(fileobj=raw) as packed:
-            yield from cast("BinaryIO", packed)
+            yield from _lines(cast("BinaryIO", packed))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise Invalid(
             f"the file is cut off or not compressed by gzip: {error}", fix="Take another copy of it."

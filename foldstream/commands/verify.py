@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs."""
     parser.add_argument("runs", metavar="RUN", nargs="*", type=run_name, help=HELP)
     parser.add_argument("--all", action="store_true", help="every run, and the tables")
-    parser.add_argument("--repair", action="store_true", help="make wrong states anew; never touches an event")
+    parser.add_argument("--repair", action="store_true", help="make wrong and missing states anew; touches no event")
     parser.add_argument("--json", action="store_true", help="print the numbers and every difference as JSON")
     database.arguments(parser)
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         report = asyncio.run(_verify(url, args, told))
     put(orjson.dumps(as_json(report)).decode() if args.json else summary(report))
-    wrong = len(report.differences) > report.repaired
+    wrong = len(report.differences) > report.mended
     if wrong and not args.json:
         say("An event that differs: compare with an export (docs/operations.md). A state: foldstream verify --repair.")
     return Exit.FAILED if wrong else Exit.OK
@@ -55,7 +55,8 @@ async def _verify(url: str, args: argparse.Namespace, told: Callable[[int], None
 
 def as_json(report: Report) -> dict[str, object]:
     """The report, for scripts."""
-    numbers = {name: getattr(report, name) for name in ("streams", "events", "states", "unfolded", "gone", "repaired")}
+    names = ("streams", "events", "states", "missing", "unfolded", "gone", "repaired", "moved")
+    numbers = {name: getattr(report, name) for name in names}
     return {**numbers, "differences": [difference._asdict() for difference in report.differences]}
 
 
@@ -67,10 +68,12 @@ def summary(report: Report) -> str:
     found = len(report.differences)
     verdict = f"{found:,} differ" if found else "all is as it was written"
     repaired = f", {report.repaired:,} states made anew" if report.repaired else ""
+    repaired += f", {report.moved:,} left alone, because they were written meanwhile" if report.moved else ""
     numbers = f"{report.streams:,} streams, {report.events:,} events, {report.states:,} stored states"
     more = "".join(
         f"; {count:,} {words}"
         for count, words in (
+            (report.missing - report.made, "without a snapshot yet; --repair makes them"),
             (report.unfolded, "without a state to compare"),
             (report.gone, "whose events have left the log"),
         )

@@ -165,18 +165,6 @@ async def test_nobody_takes_over_in_the_middle_of_a_save(cursors: Cursors, elsew
     assert claimed == [None]
 
 
-async def test_a_lease_that_is_seized_begins_at_the_beginning(cursors: Cursors, elsewhere: Cursors) -> None:
-    await cursors.claim("readers", "a", LONG)
-    await cursors.save("readers", "a", LONG, START, Position(7, 3))
-    await elsewhere.seize("readers", "b", LONG)
-    with pytest.raises(Superseded):
-        await cursors.save("readers", "a", LONG, Position(7, 3), Position(8, 1))
-    await elsewhere.release("readers", "b")
-    held = await cursors.claim("readers", "a", LONG)
-    assert held is not None
-    assert held.cursor == START
-
-
 async def test_a_claim_tells_where_the_log_ends(case: Case, cursors: Cursors) -> None:
     recorded = await case.other.append(BUILD, [NewEvent("a"), NewEvent("b")])
     held = await cursors.claim("readers", "a", LONG)
@@ -253,10 +241,9 @@ async def test_a_cursor_that_was_set_back_is_noticed_though_nothing_happens(
 ) -> None:
     reader = Reader()
     await case.store.append(BUILD, [NewEvent("a")])
-    async with following(follower(case, cursors, reader)):
+    async with following(follower(case, cursors, reader, "me")):
         await reader.came(1)
-        await elsewhere.seize("readers", "somebody", LONG)
-        await elsewhere.release("readers", "somebody")
+        await elsewhere.save("readers", "me", LONG, reader.events[0].position, START)
         assert await reader.came(2) == [1, 1]
 
 

@@ -154,11 +154,3 @@ async def test_what_an_older_fold_made_is_found_bit_by_bit(case: Case, snapshots
     assert found == ["0", "1", "2", "4"]
     assert (await snapshots.outdated("build", 1, (0, 0), 9)).streams == []
     assert (await snapshots.outdated("task", 2, (0, 0), 9)).streams == []
-
-
-async def test_all_can_be_cleared(case: Case, snapshots: AnySnapshots, write: Writer) -> None:
-    streams = [StreamId("build", str(number)) for number in range(5)]
-    for stream in streams:
-        await write(projected(await case.store.append(stream, [NewEvent("custom")])))
-    assert sum([some async for some in snapshots.clear()]) == 5
-    assert await snapshots.stored(streams) == {}

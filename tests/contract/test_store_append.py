@@ -121,6 +121,20 @@ async def test_an_expectation_that_is_met_is_no_obstacle(case: Case) -> None:
     assert versions(await case.store.append(ONE, numbered(1), expected=2)) == [3]
 
 
+async def test_an_absurd_expectation_is_a_conflict_and_nobody_elses_trouble(case: Case) -> None:
+    await case.store.append(ONE, numbered(2))
+    others = [StreamId("build", f"other-{n}") for n in range(4)]
+    for expected in (999_999_999_999_999, 2**31, -(2**40)):
+        absurd = case.store.append(ONE, numbered(1), expected=expected)
+        answers = await asyncio.gather(
+            absurd, *(case.store.append(other, numbered(1)) for other in others), return_exceptions=True
+        )
+        assert isinstance(answers[0], Conflict)
+        assert answers[0].expected == expected
+        assert not any(isinstance(answer, Exception) for answer in answers[1:])
+    assert versions(await case.store.read(ONE)) == [1, 2]
+
+
 @pytest.mark.parametrize(("expected", "actual"), [(0, 2), (1, 2), (3, 2)])
 async def test_a_conflict_names_both_versions_and_records_nothing(case: Case, expected: int, actual: int) -> None:
     await case.store.append(ONE, numbered(2))

@@ -49,6 +49,8 @@ async def test_it_appends_where_nothing_is_in_the_way(sql: Sql) -> None:
         {"offsets": [2, 3], "count": 3},
         {"count": 3},
         {"count": 1},
+        {"count": 0},
+        {"count": -1},
     ],
     ids=str,
 )
@@ -60,6 +62,24 @@ async def test_whatever_is_wrong_it_refuses_and_leaves_no_hole(sql: Sql, databas
         assert refused.value.sqlstate in {"FS001", "23505"}
         assert await versions(sql) == [1, 2]
         assert await store.heads([BUILD_27]) == {BUILD_27: 2}
+
+
+async def test_no_stream_is_moved_back_by_the_counts_of_another(sql: Sql) -> None:
+    for name in ("build-a", "build-a", "build-b"):
+        await sql.execute("SELECT append_event(%s, 'custom')", (name,))
+    ours, theirs = (
+        "ARRAY[%(expected)s::int], ARRAY[%(count)s::int], ARRAY[1, 1]",
+        "NULL, %(counts)s::int[], ARRAY[2, 2]",
+    )
+    crooked = CALL.replace("ARRAY['build'], ARRAY['27']", "ARRAY['build', 'build'], ARRAY['a', 'b']").replace(
+        ours, theirs
+    )
+    for counts in ([-1, 3], [0, 2], [None, 2]):
+        with pytest.raises(psycopg.Error) as refused:
+            await sql.execute(crooked, COMMON | {"counts": counts, "unsure": False})
+        assert refused.value.sqlstate == "FS001"
+    found = await (await sql.execute("SELECT version FROM streams ORDER BY id")).fetchall()
+    assert [row[0] for row in found] == [2, 1]
 
 
 async def test_a_sealed_stream_and_one_that_is_not_there_are_in_its_way(sql: Sql) -> None:

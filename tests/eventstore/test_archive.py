@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -16,7 +17,7 @@ from eventstore import START, Event, NewEvent, StreamId
 from eventstore.archive import Archived, Tail, line, parse, parsed
 from eventstore.errors import CannotStart, Invalid
 from eventstore.stores import whole
-from eventstore.stores.bulk import load
+from eventstore.stores.bulk import BATCH_BYTES, load
 from eventstore.stores.postgres import PostgresStore
 from tests.eventstore.logs import BEGIN, BUILD_27, f27
 
@@ -358,3 +359,21 @@ async def test_a_long_stream_is_read_in_pages_and_short_ones_together(database: 
                 assert found[0].event.version == 1 + sum(sizes[place.stream][:-1])
     assert sizes.pop(long) == [5000, 5000, 2000]
     assert sizes == {stream: [40] for stream in short}
+
+
+async def test_a_batch_of_a_load_ends_after_some_bytes(database: str) -> None:
+    data = b'{"a":"%b"}' % (b"x" * 60_000)
+    read, batches = 0, []
+
+    def counted() -> Iterator[Archived]:
+        nonlocal read
+        for archived in chained(StreamId("build", "big"), [data] * 700):
+            read += len(data)
+            yield archived
+
+    def told(_: int) -> None:
+        batches.append(read)
+
+    await load(database, counted(), told=told)
+    assert max(after - before for before, after in pairwise([0, *batches])) < BATCH_BYTES + len(data)
+    assert len(await exported(database)) == 700

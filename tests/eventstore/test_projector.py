@@ -17,7 +17,7 @@ from eventstore import BY_NAME, START, At, Event, NewEvent, Position, StreamId
 from eventstore.categories.build import evolve
 from eventstore.errors import Invalid
 from eventstore.frozen import thaw
-from eventstore.projector import NAME, Projector, projector, rebuild
+from eventstore.projector import NAME, Projector, projector
 from eventstore.refold import Refold
 from eventstore.snapshots import Projected, Query
 from eventstore.states import States, folded
@@ -174,8 +174,8 @@ async def test_it_says_when_it_wants_to_be_called_again(scene: Scene) -> None:
 async def test_a_row_that_was_lost_is_folded_from_the_log(scene: Scene) -> None:
     await scene.store.append(BUILD_27, f27())
     await scene.step()
+    scene.rows = MemorySnapshots(scene.store)
     scene.begin()
-    [_ async for _ in scene.rows.clear()]
     await scene.store.append(BUILD_27, custom())
     await scene.step()
     assert scene.written[-1] == ("27", 13)
@@ -386,22 +386,7 @@ async def test_connections_that_are_cut_cost_time_and_nothing_else(store: Postgr
     assert (await States(store, snapshots).at(BUILD_27)).state.events == 60
 
 
-async def test_rebuild_makes_everything_anew_from_the_log(store: PostgresStore, database: str) -> None:
-    snapshots = snapshots_of(store)
-    assert isinstance(snapshots, PostgresSnapshots)
-    await store.append(BUILD_27, f27())
-    async with projecting(store, snapshots):
-        right = await until_projected(snapshots, BUILD_27, 12)
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as owner:
-            await owner.execute("""UPDATE states SET status = 'failed', state = state || '{"progress": 3}'""")
-        assert await rebuild(PostgresCursors(store.connections), snapshots, "repair") == 1
-        assert await until_projected(snapshots, BUILD_27, 12) == right
-        assert [line.stream for line in await snapshots.page(Query("build", status="completed"))] == [BUILD_27]
-
-
-async def test_what_retention_left_is_kept_by_a_rebuild_and_by_a_changed_fold(
-    store: PostgresStore, database: str
-) -> None:
+async def test_what_retention_left_is_kept_by_a_changed_fold(store: PostgresStore, database: str) -> None:
     snapshots = snapshots_of(store)
     await store.append(BUILD_27, f27())
     async with projecting(store, snapshots):
@@ -410,7 +395,6 @@ async def test_what_retention_left_is_kept_by_a_rebuild_and_by_a_changed_fold(
         await owner.execute("SET session_replication_role = replica")
         await owner.execute("DELETE FROM events")
         await owner.execute("UPDATE streams SET floor = version")
-    assert await rebuild(PostgresCursors(store.connections), PostgresSnapshots(store.connections), "repair") == 0
     changed = refolding("build", 2, counts_twice)
     async with projecting(store, snapshots, categories=changed):
         await store.append(OTHER, custom())

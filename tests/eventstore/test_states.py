@@ -179,6 +179,37 @@ async def test_where_events_have_left_the_log_the_snapshot_is_all_there_is(
     assert (await States(store, snapshots).page(Query("build"))).runs == []
 
 
+@pytest.mark.parametrize("dsn", ["postgres"], indirect=True)
+async def test_where_the_events_are_gone_a_state_of_an_older_shape_is_shown_as_far_as_it_goes(
+    store: AnyStore, snapshots: AnySnapshots, database: str
+) -> None:
+    await store.append(BUILD_27, f27())
+    await keep(store, snapshots, BUILD_27, 12)
+    older = "UPDATE states SET fold = 0, state = state - 'legacy' || '{\"unknown\": 1}'"
+    await as_owner(database, older)
+    assert (await States(store, snapshots).at(BUILD_27)).state.legacy == 100, "folded from the events"
+    await as_owner(database, "DELETE FROM events", "UPDATE streams SET floor = version")
+    at = await States(store, snapshots).at(BUILD_27)
+    assert (at.version, at.state.status, at.state.legacy) == (12, "completed", 0)
+    await as_owner(database, 'UPDATE states SET state = state || \'{"progress": "much"}\'')
+    with pytest.raises(Gone):
+        await States(store, snapshots).at(BUILD_27)
+
+
+@pytest.mark.parametrize("dsn", ["postgres"], indirect=True)
+async def test_what_was_kept_of_a_log_that_was_replaced_is_forgotten(
+    store: AnyStore, snapshots: AnySnapshots, database: str
+) -> None:
+    states = States(store, snapshots)
+    await store.append(BUILD_27, f27())
+    assert (await states.at(BUILD_27)).version == 12
+    await as_owner(database, "DELETE FROM events WHERE version > 3", "UPDATE streams SET version = 3")
+    at = await states.at(BUILD_27)
+    assert (at.version, at.state.status) == (3, "executing")
+    await as_owner(database, "DELETE FROM events", "DELETE FROM streams")
+    assert (await states.at(BUILD_27)).version == 0
+
+
 async def as_owner(database: str, *statements: str) -> None:
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as owner:
         await owner.execute("SET session_replication_role = replica")

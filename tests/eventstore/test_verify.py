@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 
 from eventstore import NewEvent, StreamId
 from eventstore.categories import BY_NAME
-from eventstore.errors import NotFound
+from eventstore.errors import CannotStart, NotFound
 from eventstore.snapshots import projected
 from eventstore.stores import whole
 from eventstore.stores.bulk import load
@@ -193,7 +194,91 @@ async def test_repair_makes_states_anew_and_touches_no_event(log: str, sql: Sql)
 async def test_a_state_that_is_missing_or_of_another_fold_is_no_difference(log: str, sql: Sql) -> None:
     await sql.execute("DELETE FROM states WHERE sid = (SELECT sid FROM streams WHERE id = '28')")
     await sql.execute("UPDATE states SET fold = 0, state = '{}' WHERE sid = (SELECT sid FROM streams WHERE id = '29')")
-    assert await verify(log) == Report(streams=3, events=27, states=1, unfolded=2)
+    assert await verify(log) == Report(streams=3, events=27, states=1, missing=1, unfolded=1)
+
+
+async def test_repair_makes_states_that_are_missing(log: str, sql: Sql) -> None:
+    before = await (await sql.execute("SELECT * FROM states ORDER BY sid")).fetchall()
+    await sql.execute("DELETE FROM states")
+    report = await verify(log, repair=True)
+    assert (report.differences, report.missing, report.repaired) == ([], 3, 3)
+    after = await (await sql.execute("SELECT * FROM states ORDER BY sid")).fetchall()
+    assert after[:2] == before[:2], "the third one had been of an earlier version"
+    assert await verify(log, repair=True) == Report(streams=3, events=27, states=3)
+
+
+async def test_a_missing_state_that_was_made_hides_no_difference(log: str, sql: Sql) -> None:
+    await sql.execute("DELETE FROM states WHERE sid = (SELECT sid FROM streams WHERE id = '28')")
+    await sql.execute(
+        "UPDATE events SET type = 'x' WHERE version = 5 AND sid = (SELECT sid FROM streams WHERE id = '27')"
+    )
+    report = await verify(log, repair=True)
+    assert (len(report.differences), report.mended, report.made) == (1, 0, 1)
+
+
+async def test_repair_leaves_alone_what_nobody_can_fold(log: str, sql: Sql) -> None:
+    await sql.execute("SELECT append_event('weird-1', 'custom', '{}')")
+    assert await verify(log, repair=True) == Report(streams=4, events=28, states=3, unfolded=1)
+    await sql.execute(
+        """INSERT INTO states SELECT s.sid, now(), now(), 7, 1, 'weird', '1', '', NULL, '{}' FROM streams s
+           WHERE category = 'weird'"""
+    )
+    report = await verify(log, repair=True)
+    assert (len(report.differences), report.repaired) == (1, 0)
+
+
+async def test_repair_leaves_a_state_alone_that_was_written_meanwhile(log: str, sql: Sql) -> None:
+    """The projector stores a newer one between the look and the repair: it would not store it again."""
+    await sql.execute("UPDATE states SET status = 'x' WHERE sid = (SELECT sid FROM streams WHERE id = '27')")
+    async with PostgresStore(log) as store:
+        await store.append(BUILD_27, [NewEvent("custom")])
+    projecting = await psycopg.AsyncConnection.connect(log)
+    async with projecting, asyncio.TaskGroup() as tasks:
+        await projecting.execute(
+            "UPDATE states SET version = 13, status = 'newer' WHERE sid = (SELECT sid FROM streams WHERE id = '27')"
+        )
+        repairing = tasks.create_task(verify(log, [BUILD_27], repair=True))
+        async with asyncio.timeout(20):
+            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE FROM states%'"
+            while not await (await sql.execute(waits.encode())).fetchall():
+                await asyncio.sleep(0.01)
+        await projecting.commit()
+    report = repairing.result()
+    assert (len(report.differences), report.repaired, report.moved) == (1, 0, 1)
+    rows = await (await sql.execute("SELECT version, status FROM states WHERE id = '27'")).fetchall()
+    assert rows == [(13, "newer")]
+
+
+async def test_only_the_owner_repairs(log: str, sql: Sql) -> None:
+    await sql.execute("CREATE ROLE verifier_of_the_test LOGIN IN ROLE foldstream_app")
+    try:
+        as_app = make_conninfo(log, user="verifier_of_the_test")
+        assert (await verify(as_app)).differences == []
+        with pytest.raises(CannotStart, match="not the owner"):
+            await verify(as_app, repair=True)
+        async with await psycopg.AsyncConnection.connect(as_app) as app:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await app.execute("DELETE FROM states")
+    finally:
+        await sql.execute("DROP ROLE verifier_of_the_test")
+
+
+@pytest.mark.parametrize("lengths", [[400], [1, 1, 400, 1], [150] * 4, [0, 134, 1, 133, 133, 0, 1]])
+async def test_a_page_ends_after_some_bytes(database: str, lengths: list[int]) -> None:
+    """Events of 60 KB: 134 of them are a page, whichever streams they are of."""
+    data = b'{"a":"%b"}' % (b"x" * 60_000)
+    streams = [StreamId("build", f"{number:03d}") for number in range(len(lengths))]
+    for stream, length in zip(streams, lengths, strict=True):
+        await load(database, chained(stream, [data] * length))
+    found: dict[StreamId, list[int]] = {}
+    async with whole.connected(database) as connection:
+        async for places in whole.places(connection):
+            async for place, page in whole.events(connection, places):
+                assert sum(len(archived.event.json) for archived in page) < whole.PAGE_BYTES + len(data)
+                found.setdefault(place.stream, []).extend(archived.event.version for archived in page)
+    assert found == {
+        stream: list(range(1, length + 1)) for stream, length in zip(streams, lengths, strict=True) if length
+    }
 
 
 async def test_a_stream_that_grows_meanwhile_is_no_difference(database: str) -> None:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 import stat
+import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from eventstore import NewEvent, StreamId
+from eventstore import NewEvent, StreamId, archive
+from eventstore.archive import Archived
+from eventstore.errors import Invalid
 from eventstore.stores.postgres import PostgresStore
+from foldstream.commands.export import output
+from foldstream.commands.gc import Folder
+from foldstream.commands.import_ import input_
 from tests.commandline import Terminal, environment, foldstream, program
 from tests.eventstore.logs import BUILD_27, f27
+from tests.eventstore.test_archive import chained
 from tests.eventstore.test_verify import fold
 from tests.processes import Foldstream
 
@@ -80,6 +90,22 @@ async def test_a_changed_file_is_refused_and_says_where(log: str, second_databas
     assert (empty.out, empty.talk) == (b"", ["exported 0 events of 0 streams"])
 
 
+@pytest.mark.parametrize("name", ["long.ndjson", "long.ndjson.gz"])
+def test_a_line_that_has_no_end_is_not_read_to_its_end(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    with (gzip.open if name.endswith(".gz") else open)(file, "wb") as packed:
+        packed.write(b"{}\n")
+        for _ in range(64):
+            packed.write(b"x" * 1_000_000)
+    tracemalloc.start()
+    try:
+        with input_(str(file)) as (lines, _, _), pytest.raises(Invalid, match="line 2 is longer than 16,777,216 bytes"):
+            list(lines)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -144,7 +170,7 @@ async def test_verify_says_that_all_is_well(log: str) -> None:
     ended = await foldstream("verify", "--all", DATABASE_URL=log)
     assert (ended.code, ended.err) == (0, b"")
     assert ended.lines == [
-        "all is as it was written: 2 streams, 13 events, 0 stored states; 2 without a state to compare"
+        "all is as it was written: 2 streams, 13 events, 0 stored states; 2 without a snapshot yet; --repair makes them"
     ]
     ended = await foldstream("verify", "27", "@last", "--json", DATABASE_URL=log)
     told = json.loads(ended.out)
@@ -176,6 +202,18 @@ async def test_verify_repairs_states(log: str) -> None:
     assert (mended.code, mended.err) == (0, b"")
     assert mended.lines[-1].startswith("2 differ, 2 states made anew: ")
     assert (await foldstream("verify", "--all", DATABASE_URL=log)).code == 0
+
+
+async def test_verify_makes_states_that_are_missing(log: str) -> None:
+    await fold(log)
+    execute(log, "DELETE FROM states")
+    mended = await foldstream("verify", "--all", "--repair", DATABASE_URL=log)
+    assert (mended.code, mended.lines) == (
+        0,
+        ["all is as it was written, 2 states made anew: 2 streams, 13 events, 0 stored states"],
+    )
+    execute(log, "DELETE FROM states WHERE id = '28'", "UPDATE events SET type = 'x' WHERE version = 5")
+    assert (await foldstream("verify", "--all", "--repair", DATABASE_URL=log)).code == 1
 
 
 async def test_what_is_damaged_is_not_exported(log: str, tmp_path: Path) -> None:
@@ -216,7 +254,8 @@ async def test_gc_rotates_exports_and_drops(log: str, second_database: str, tmp_
         "sealed: 2 streams without an append for 30 days",
         "events_1 dropped (2 streams, 13 events)",
     ]
-    file = tmp_path / "old" / "events_1.ndjson.gz"
+    [file] = (tmp_path / "old").iterdir()
+    assert re.fullmatch(r"events_1\.[0-9a-f]{8}\.ndjson\.gz", file.name)
     assert gzip.decompress(file.read_bytes()) == lines
     assert stat.S_ISREG(file.stat().st_mode)
     assert (await foldstream("import", "--seal", str(file), DATABASE_URL=second_database)).code == 0
@@ -232,6 +271,57 @@ async def test_gc_rotates_exports_and_drops(log: str, second_database: str, tmp_
     assert verified.lines == [
         "all is as it was written: 2 streams, 0 events, 2 stored states; 2 whose events have left the log"
     ]
+
+
+async def test_two_logs_are_archived_into_one_folder(log: str, second_database: str, tmp_path: Path) -> None:
+    lines = {}
+    async with PostgresStore(second_database) as store:
+        await store.append(OTHER, [NewEvent("custom")])
+    for database in (log, second_database):
+        execute(
+            database,
+            "UPDATE meta SET epoch = gen_random_uuid()",  # both are copies of one database
+            "UPDATE partitions SET born_at = now() - interval '40 days'",
+            "UPDATE streams SET updated_at = now() - interval '40 days'",
+        )
+        with psycopg.connect(database) as sql:
+            [epoch] = sql.execute("SELECT left(epoch::text, 8) FROM meta").fetchone() or [""]
+        lines[epoch] = (await foldstream("export", "--all", DATABASE_URL=database)).out
+        done = await foldstream("gc", "--older-than", "30", "--export", str(tmp_path), DATABASE_URL=database)
+        assert done.lines[-1].startswith("events_1 dropped")
+    assert {file.name.split(".")[1]: gzip.decompress(file.read_bytes()) for file in tmp_path.iterdir()} == lines
+
+
+async def test_a_complete_archive_is_never_overwritten(tmp_path: Path) -> None:
+    """Two logs may have one epoch: a copy of a database is another log."""
+    one, two = (chained(OTHER, [data]) for data in (b'{"a":1}', b'{"a":2}'))
+    shelf = Folder(tmp_path, "0123456789")
+    for _ in range(2):
+        await shelf.put(1, each(one))
+    with pytest.raises(Invalid, match="something else"):
+        await shelf.put(1, each(two))
+    [file] = tmp_path.iterdir()
+    assert gzip.decompress(file.read_bytes()) == b"".join(map(archive.line, one))
+    assert (shelf.has(1), Folder(tmp_path, "other").has(1)) == (True, False)
+
+
+async def each(events: list[Archived]) -> AsyncIterator[Archived]:
+    for event in events:
+        yield event
+
+
+def test_a_file_has_its_name_when_both_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = []
+    fsync = os.fsync
+
+    def seen(opened: int) -> None:
+        fsync(opened)
+        flushed.append((os.readlink(f"/proc/self/fd/{opened}"), (tmp_path / "file").exists()))
+
+    monkeypatch.setattr(os, "fsync", seen)
+    with output(tmp_path / "file") as file:
+        file.write(b"x")
+    assert flushed == [(str(tmp_path / "file.part"), False), (str(tmp_path), True)]
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "x", "nan"])

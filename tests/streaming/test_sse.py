@@ -211,7 +211,6 @@ async def test_when_the_server_goes_down_streams_say_so_and_end() -> None:
     assert int(got[-1]["retry"]) > 0
 
 
-@pytest.mark.req("S1-09")
 async def test_a_lost_ring_costs_a_sweep_and_no_event() -> None:
     async with serving_memory() as served:
         served.live.hub.deliver = lambda events: None  # type: ignore[method-assign]

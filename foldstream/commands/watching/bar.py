@@ -46,7 +46,7 @@ class Bar:
 def picture(view: Mapping[str, Any], icon: Mapping[str, str], waiting: str, now: datetime) -> RenderableType:
     """What stands on the terminal."""
     status = str(view["status"])
-    if status == "unknown":
+    if not view["lastEventId"]:
         return Text(waiting or f"Nothing has been recorded for {view['id']} yet. This starts by itself.", "dim")
     style = STYLES.get(status, "cyan")
     row = Table.grid(padding=(0, 1))
