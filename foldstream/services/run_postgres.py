@@ -66,13 +66,16 @@ def running(data_dir: Path, *, durable: bool, places: Places) -> Iterator[Server
 
 
 def running_url(data_dir: Path) -> str:
-    """The URL of the PostgreSQL that somebody runs on ``data_dir`` at this moment; "" when nobody does.
+    """The URL of the PostgreSQL that somebody runs on ``data_dir`` and that is ready at this moment; "" if there is none.
 
     For commands beside `foldstream dev`: the server says in its own file where its socket is.
     """
     for cluster in _clusters(data_dir.absolute()):
         with suppress(OSError, IndexError):
-            sockets = (cluster / "postmaster.pid").read_text().splitlines()[4]
+            lines = (cluster / "postmaster.pid").read_text().splitlines()
+            sockets = lines[4]
+            if lines[7].strip() != "ready":
+                continue
             with socket.socket(socket.AF_UNIX) as line:
                 line.connect(f"{sockets}/.s.PGSQL.{PORT}")
             return _url(sockets)
