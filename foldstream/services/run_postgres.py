@@ -66,7 +66,7 @@ def running(data_dir: Path, *, durable: bool, places: Places) -> Iterator[Server
 
 
 def running_url(data_dir: Path) -> str:
-    """The URL of the PostgreSQL that somebody runs on ``data_dir`` and that is ready at this moment; "" if there is none.
+    """The URL of the PostgreSQL that somebody runs on ``data_dir``, ready at this moment; "" if there is none.
 
     For commands beside `foldstream dev`: the server says in its own file where its socket is.
     """
