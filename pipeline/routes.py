@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from eventstore.category import MOST_PROJECT
 from eventstore.errors import BadRequest, Invalid, TooLarge
 from eventstore.event import KEY, NewEvent, StreamId
 from eventstore.states import States
@@ -93,7 +94,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _asked(body: bytes) -> dict[str, Any]:
-    """prompt, name and perhaps buildId. JSON whatever the content type says: `curl -d` calls everything a form."""
+    """prompt, name and perhaps projectId and buildId. JSON whatever the content type says: `curl -d` calls everything a form."""
     try:
         sent = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -109,9 +110,13 @@ def _asked(body: bytes) -> dict[str, Any]:
             pointer="/prompt",
         )
     name = _text(sent, "name", NAME_CHARACTERS) or " ".join(prompt.split())[:60]
+    asked = {"prompt": prompt, "name": name}
+    project = _text(sent, "projectId", MOST_PROJECT)
+    if project is not None:
+        asked["projectId"] = project
     build = sent.get("buildId")
     if build is None:
-        return {"prompt": prompt, "name": name}
+        return asked
     if not isinstance(build, str):
         raise Invalid("buildId is not text", pointer="/buildId")
     try:
@@ -119,7 +124,7 @@ def _asked(body: bytes) -> dict[str, Any]:
     except Invalid as error:
         error.pointer = "/buildId"
         raise
-    return {"prompt": prompt, "name": name, "buildId": build}
+    return {**asked, "buildId": build}
 
 
 def _text(sent: dict[str, Any], field: str, most: int) -> str | None:

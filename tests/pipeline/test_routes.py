@@ -151,6 +151,8 @@ REFUSED: list[tuple[Any, int, str]] = [
     ('{"prompt": "\\ud800"}', 400, ""),
     ({"prompt": "x", "name": ""}, 422, "/name"),
     ({"prompt": "x", "name": "x" * 201}, 422, "/name"),
+    ({"prompt": "x", "projectId": 7}, 422, "/projectId"),
+    ({"prompt": "x", "projectId": "x" * 129}, 422, "/projectId"),
     ({"prompt": "x", "buildId": 7}, 422, "/buildId"),
     ({"prompt": "x", "buildId": "a b"}, 422, "/buildId"),
     ({"prompt": "x", "buildId": ""}, 422, "/buildId"),
@@ -175,6 +177,13 @@ async def test_without_the_right_nothing_is_built(site: Site) -> None:
     site.token = "Bearer right"
     assert (await site.post({"prompt": "x"})).status_code == 403
     assert (await site.post({"prompt": "x"}, authorization="Bearer right")).status_code == 201
+
+
+async def test_a_build_belongs_to_the_project_that_is_named(site: Site) -> None:
+    answer = await site.post({"prompt": "x", "buildId": "my-28", "projectId": " shop "})
+    assert answer.status_code == 201
+    stream = StreamId("build", "my-28")
+    assert CATEGORY.labels((await States(site.store).at(stream)).state).project == "shop"
 
 
 async def test_a_build_can_be_named_once(site: Site) -> None:
