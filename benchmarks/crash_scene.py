@@ -18,11 +18,14 @@ import psycopg
 
 from benchmarks import machine
 from benchmarks.crash_audit import Append, History, Row
+from eventstore.errors import CannotStart
 from foldstream.services import HERE, run_postgres
 from foldstream.services.process import Server
 
 WAIT = 30.0
 """Seconds after which something that has to come is not coming."""
+STARTS = 10
+"""Attempts to start a server again."""
 
 HEADS = "SELECT category || '-' || id, version FROM streams WHERE id LIKE %s"
 ROWS = """
@@ -90,18 +93,26 @@ class Database:
 
     def start(self) -> None:
         """Start it, or start it again; it may still have to recover."""
-        before = children(os.getpid())
         if self._server:
             self._server.start_again()
         else:
             server = run_postgres.running(self._folder, durable=True, places=HERE)
             self._server = self._stack.enter_context(server)
-        [self._pid] = children(os.getpid()) - before
+        self._pid = self._server.pid
 
     def wait_ready(self) -> None:
-        """Until it has recovered."""
+        """Until it has recovered. It may refuse to start while what was killed is not quite gone: then once more."""
         assert self._server
-        self._server.wait_ready()
+        for left in reversed(range(STARTS)):
+            try:
+                self._server.wait_ready()
+            except CannotStart:
+                if not left:
+                    raise
+                time.sleep(0.2)
+                self.start()
+            else:
+                return
 
     def kill(self) -> None:
         """End every process of it at one moment: it is frozen first, so that none is born meanwhile."""

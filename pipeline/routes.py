@@ -94,7 +94,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _asked(body: bytes) -> dict[str, Any]:
-    """prompt, name and perhaps projectId and buildId. JSON whatever the content type says: `curl -d` calls everything a form."""
+    """prompt, name, perhaps projectId and buildId. JSON, whatever the content type says: to `curl -d` all is a form."""
     try:
         sent = orjson.loads(body)
     except orjson.JSONDecodeError as error:

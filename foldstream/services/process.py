@@ -168,6 +168,11 @@ class Server:
         self._process = spawn()
 
     @property
+    def pid(self) -> int:
+        """Of the process, which may have ended."""
+        return self._process.pid
+
+    @property
     def has_fallen(self) -> bool:
         """It ended although nobody asked it to."""
         return not self._asked and self._process.poll() is not None
