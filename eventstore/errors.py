@@ -122,7 +122,7 @@ class Unavailable(FoldstreamError):
     status = 503
     code = "store-unavailable"
     retryable = True
-    fix = "Try again after the time in Retry-After; nothing was lost. If it lasts, check that Postgres runs."
+    fix = "Try again in a moment (over HTTP, Retry-After says when). If it lasts, check that Postgres runs."
 
     def __init__(self, detail: str = "", *, fix: str = "", retry_after: float = 2.0) -> None:
         super().__init__(detail, fix=fix, retry_after=retry_after)

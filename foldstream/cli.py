@@ -8,6 +8,7 @@ imports are those of `run`, for the same reason: its job comes first.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -59,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = _cause(error)
         if isinstance(cause, BrokenPipeError):  # `foldstream watch | head -1`: the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more when it flushes at exit
+            return Exit.FAILED
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            say(f"foldstream {words[0]}: what was to be written has no room: {cause.strerror}")
+            say("Free some space there, or write elsewhere.")
             return Exit.FAILED
         found = _foreseen(cause)
         if found is None:

@@ -29,6 +29,7 @@ from foldstream.commands.named import LAST
 from foldstream.commands.talk import is_terminal
 from foldstream.logs import set_up_logs
 from foldstream.services import local_services, run_postgres
+from foldstream.services.process import writing
 from foldstream.settings import Settings, read
 
 PATIENCE = 20.0
@@ -57,13 +58,11 @@ def database(settings: Settings) -> Iterator[str]:
             f"there is no database in {settings.data_dir}",
             fix="Set DATABASE_URL, or --data-dir to the folder of `foldstream dev`; `foldstream migrate` makes one.",
         )
-    with open(settings.data_dir / "commands.lock", "a") as gate, ExitStack() as stack:
+    with writing(settings.data_dir):
+        gate = open(settings.data_dir / "commands.lock", "a")  # noqa: SIM115  # its block begins in the next line
+    with gate, ExitStack() as stack:
         fcntl.flock(gate, fcntl.LOCK_SH)
-        yield _running(settings.data_dir) or _started(settings.data_dir, gate, stack)
-
-
-def _running(data_dir: Path) -> str | None:
-    return run_postgres.running_url(data_dir)
+        yield run_postgres.running_url(settings.data_dir) or _started(settings.data_dir, gate, stack)
 
 
 def _started(data_dir: Path, gate: TextIO, stack: ExitStack) -> str:
@@ -75,7 +74,7 @@ def _started(data_dir: Path, gate: TextIO, stack: ExitStack) -> str:
         except CannotStart as error:
             if "another foldstream" not in error.detail or time.monotonic() > until:
                 raise
-            found = _running(data_dir)
+            found = run_postgres.running_url(data_dir)
             if found:
                 return found
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -46,6 +47,17 @@ def execute(database: str, *statements: str) -> None:
 
 
 # export and import ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_output_without_room_is_said_in_a_sentence(log: str) -> None:
+    with open("/dev/full", "wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *program("export", "--all"), env=environment(DATABASE_URL=log), stdout=full, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"has no room: No space left on device" in said
+    assert b"Traceback" not in said
 
 
 async def test_what_is_exported_is_imported_and_exported_again(log: str, second_database: str, tmp_path: Path) -> None:
